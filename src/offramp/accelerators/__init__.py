@@ -1,0 +1,1 @@
+"""Accelerator descriptions shipped with the package (YAML)."""

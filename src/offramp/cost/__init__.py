@@ -1,0 +1,1 @@
+"""Workload times accelerator gives cycles and picojoules."""

@@ -1,0 +1,1 @@
+"""Datasets as NumPy arrays, split once by seed."""

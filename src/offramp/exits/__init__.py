@@ -1,0 +1,1 @@
+"""Exit policies, calibration and exact thresholds, in NumPy."""

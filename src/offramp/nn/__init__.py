@@ -1,0 +1,1 @@
+"""Networks with exits: backbones, branches, quantization, lowering (torch)."""

@@ -1,0 +1,1 @@
+"""Space, strategies and the study loop."""
