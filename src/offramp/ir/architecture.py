@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from offramp.errors import FormatError
@@ -63,7 +64,7 @@ class Architecture:
             ("cores", [k for k, _ in self.cores]),
         ]
         for name, keys in tables:
-            if any(a >= b for a, b in zip(keys, keys[1:], strict=False)):
+            if any(a >= b for a, b in pairwise(keys)):
                 raise FormatError(
                     f"{name} {keys}", wanted="sorted, each once", where=f"architecture of {self.backbone}"
                 )
@@ -99,9 +100,7 @@ class Architecture:
                 cores=tuple((k, v) for k, v in data["cores"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(
-                f"not an architecture: {error}", wanted="the keys that to_json writes"
-            ) from error
+            raise FormatError(f"not an architecture: {error}", wanted="the keys that to_json writes") from error
 
     @property
     def digest(self) -> str:

@@ -25,7 +25,8 @@ class Status(StrEnum):
 class Metrics:
     """Figures of one network; expected values weigh every exit with its rate on validation data.
 
-    Accuracies are fractions. `edp` is energy_uj * latency_ms of the expectation. `accuracy_test` is None until the network is reported.
+    Accuracies are fractions; `accuracy_test` is None until the network is reported. `edp` is energy_uj * latency_ms
+    of the expectation.
     """
 
     accuracy_val: float

@@ -76,9 +76,7 @@ class Layer:
             *self.stride,
         )
         if min(sizes) < 1:
-            raise FormatError(
-                f"a size below 1 in {sizes}", wanted="positive loop sizes", where=f"layer {self.name}"
-            )
+            raise FormatError(f"a size below 1 in {sizes}", wanted="positive loop sizes", where=f"layer {self.name}")
         if len(self.inputs) != (2 if self.op is Op.ADD else 1):
             raise FormatError(
                 f"{len(self.inputs)} inputs for {self.op}",
@@ -163,9 +161,7 @@ class Workload:
             for source in layer.inputs:
                 _check_edge(layer, source, made, where)
                 if source in in_branch and not branch:
-                    raise FormatError(
-                        f"reads {source}, part of an exit branch", wanted="a backbone layer", where=where
-                    )
+                    raise FormatError(f"reads {source}, part of an exit branch", wanted="a backbone layer", where=where)
             made[layer.name] = layer
             if branch:
                 in_branch.add(layer.name)
@@ -195,9 +191,7 @@ def _check_edge(layer: Layer, source: str, made: dict[str, Layer], where: str) -
     if source == INPUT:
         return
     if source not in made:
-        raise FormatError(
-            f"reads {source!r}, which no earlier layer makes", wanted="layers in order", where=where
-        )
+        raise FormatError(f"reads {source!r}, which no earlier layer makes", wanted="layers in order", where=where)
     if made[source].output_elements != layer.input_elements:
         given = f"{source} makes {made[source].output_elements} elements, {layer.input_elements} are read"
         raise FormatError(given, wanted="shapes that fit", where=where)
