@@ -1,0 +1,96 @@
+"""What a study is asked to do, as frozen values; everything that can be derived from the data is derived here.
+
+Budgets are counted in epochs, never in seconds, so that the same seed gives the same journal on any machine.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from offramp.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How long each phase trains.
+
+    Attributes:
+        shared_epochs: epochs of the shared weights, in float, all exits together.
+        tune_epochs: epochs of quantization-aware training that every trial gets.
+        finish_epochs: epochs that the points of the front and the static reference get at the end.
+        finish_points: most points of the front that are finished and reported.
+    """
+
+    shared_epochs: int
+    tune_epochs: int
+    finish_epochs: int
+    finish_points: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse negative budgets and shared weights that were never trained."""
+        if self.shared_epochs < 1 or min(self.tune_epochs, self.finish_epochs) < 0 or self.finish_points < 1:
+            raise UserError(
+                f"a budget of {self}", wanted="at least 1 shared epoch, 1 finished point, no negative", where="budget"
+            )
+
+
+def default_budget(samples: int) -> Budget:
+    """A budget for a training set of this many samples: small sets get more epochs, large ones fewer.
+
+    1,200 digits: 40 / 4 / 16 epochs; 45,000 CIFAR-10 images: 12 / 1 / 4.
+    """
+
+    def epochs(presentations: int, low: int, high: int) -> int:
+        return max(low, min(high, round(presentations / max(samples, 1))))
+
+    return Budget(
+        shared_epochs=epochs(540_000, 12, 40), tune_epochs=epochs(45_000, 1, 4), finish_epochs=epochs(180_000, 4, 16)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    """One study: what is searched, for what, how long and where it is written.
+
+    Attributes:
+        objectives: names of `ir.trial.OBJECTIVES`; the first two span the report's front.
+        constraints: texts such as `latency_ms<=5`.
+        accuracy_drop: how much validation accuracy (a fraction) the exits may cost a network against the best
+            that its exits can reach; thresholds are solved for it.
+        guarantee: a text such as `accuracy drop <= 1 % with probability 0.95`, which takes the place of `accuracy_drop`.
+    """
+
+    data: str
+    backbone: str
+    accelerator: str
+    run: Path
+    data_dir: Path | None = None
+    strategy: str = "nsga2"
+    objectives: tuple[str, ...] = ("accuracy", "energy_uj")
+    constraints: tuple[str, ...] = ()
+    trials: int = 24
+    seed: int = 0
+    accuracy_drop: float = 0.005
+    policy: str = "max_softmax"
+    guarantee: str | None = None
+    execution: str = "best"
+    budget: Budget | None = None
+    subset: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers outside their range; names are checked by the rooms that own them."""
+        if self.trials < 1:
+            raise UserError(f"{self.trials} trials", wanted="at least 1", where="--trials", write="--trials 24")
+        if not 0 <= self.accuracy_drop < 1:
+            raise UserError(
+                f"an accuracy drop of {self.accuracy_drop}",
+                wanted="a fraction from 0 to 1",
+                where="--accuracy-drop",
+                write="--accuracy-drop 0.005",
+            )
+        if len(self.objectives) < 2:
+            raise UserError(
+                f"{len(self.objectives)} objective(s)",
+                wanted="at least two",
+                where="--objectives",
+                write="--objectives accuracy,energy_uj",
+            )
