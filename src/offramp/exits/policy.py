@@ -1,12 +1,15 @@
-"""Exit policies: from the logits of one exit to a confidence, and from a confidence and a threshold to "leave here".
+"""Exit policies: from the logits of one exit to a confidence, and from a confidence and a threshold to "leave
+here".
 
-The solver tunes with these functions and the runtime decides with the very same ones, so they are plain NumPy: no
-torch, no network, no prices. A larger confidence is always a surer one; a sample leaves when `confidence >= threshold`.
-Every function takes one sample (shape [C]) or a batch ([N, C], any leading axes) and gives the same bits either way.
+The solver tunes with these functions and the runtime decides with the very same ones, so they are plain NumPy:
+no torch, no network, no prices. A larger confidence is always a surer one; a sample leaves when `confidence >=
+threshold`. Every function takes one sample (shape [C]) or a batch ([N, C], any leading axes) and gives the same
+bits either way.
 
-max_softmax: Hendrycks & Gimpel, ICLR 2017. margin: difference of the two largest probabilities. entropy: BranchyNet
-(Teerapittayanon et al., ICPR 2016), turned into 1 - H / log C. patience: PABEE (Zhou et al., NeurIPS 2020), the number
-of exits in a row, this one included, that agree; it needs what the exit before predicted, which a `History` carries.
+max_softmax: Hendrycks & Gimpel, ICLR 2017. margin: difference of the two largest probabilities. entropy:
+BranchyNet (Teerapittayanon et al., ICPR 2016), turned into 1 - H / log C. patience: PABEE (Zhou et al., NeurIPS
+2020), the number of exits in a row, this one included, that agree; it needs what the exit before predicted,
+which a `History` carries.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,258 @@
+"""Which exits to keep and one threshold for each, from confidences, right answers and prices: solved, not
+guessed.
+
+`curve` gives expected cost against accuracy, `solve` one point of it: the cheapest with an accuracy floor, or
+the best for a price `lam` of accuracy (the Lagrangian: minimise cost - lam * accuracy). Both descend along
+exact coordinate steps (`exits.coordinate`) over a path of Lagrange multipliers, up and down and from several
+starts; small problems are enumerated whole, and are then exact. All figures are those of the data given: see
+`exits.guarantee` for a promise about fresh data.
+
+It knows neither networks nor chips: `stage_costs[i]` is the price of the backbone from exit i - 1 to exit i,
+`branch_costs[i]` that of exit i's branch for a sample that leaves there, `pass_costs[i]` that of the branch for
+a sample that goes on (the same, unless the backbone does not wait). Any additive unit will do: energy, latency,
+MACs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from offramp.errors import InfeasibleError, UserError
+from offramp.exits.coordinate import Criterion, Memory, Problem, Setting, descend, enumerate_all, note_whole
+from offramp.exits.policy import PATIENCE, check_policy, first_exit
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """Kept exits with thresholds, and what they do to the samples given.
+
+    Attributes:
+        exits: indices of the kept exits, the final one last.
+        thresholds: one per kept early exit: leave when the confidence is at least this.
+        exit_rates: share of the samples that leave at each kept exit; sums to 1.
+        accuracy: share of right answers.
+        expected_cost: sum of exit_rates * costs.
+        costs: price of leaving at each kept exit, branches on the way included.
+    """
+
+    exits: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    exit_rates: tuple[float, ...]
+    accuracy: float
+    expected_cost: float
+    costs: tuple[float, ...]
+
+
+def cumulated(
+    stage_costs: ArrayLike, branch_costs: ArrayLike, exits: Sequence[int], pass_costs: ArrayLike | None = None
+) -> Floats:
+    """Price of leaving at each kept exit: all stages up to it, the branches passed, and its own branch.
+
+    Args:
+        stage_costs: [E].
+        branch_costs: [E].
+        exits: kept exits in rising order.
+        pass_costs: [E]; None: the same as `branch_costs`.
+    """
+    stages, branches = np.asarray(stage_costs, dtype=np.float64), np.asarray(branch_costs, dtype=np.float64)
+    passing = branches if pass_costs is None else np.asarray(pass_costs, dtype=np.float64)
+    kept = np.asarray(exits, dtype=np.int64)
+    passed = np.concatenate(([0.0], np.cumsum(passing[kept])[:-1]))
+    return np.asarray(np.cumsum(stages)[kept] + passed + branches[kept])
+
+
+def apply(
+    confidences: ArrayLike,
+    correct: ArrayLike,
+    exits: Sequence[int],
+    thresholds: Sequence[float],
+    costs: Sequence[float],
+) -> Solution:
+    """What given exits and thresholds do to (other) samples.
+
+    Args:
+        confidences: [E, N] of all exits.
+        correct: [E, N].
+        exits: kept exits, the final one last.
+        thresholds: one per kept early exit.
+        costs: price of leaving at each kept exit (`cumulated`).
+    """
+    kept = np.asarray(exits, dtype=np.int64)
+    sure, right = np.asarray(confidences, dtype=np.float64)[kept], np.asarray(correct)[kept]
+    taken = first_exit(sure, thresholds)
+    rates = np.bincount(taken, minlength=len(kept)) / len(taken)
+    accuracy = float(np.take_along_axis(right, taken[None, :], axis=0).mean())
+    return Solution(
+        exits=tuple(int(e) for e in exits),
+        thresholds=tuple(float(t) for t in thresholds),
+        exit_rates=tuple(rates.tolist()),
+        accuracy=accuracy,
+        expected_cost=float(rates @ np.asarray(costs)),
+        costs=tuple(float(c) for c in costs),
+    )
+
+
+def curve(
+    confidences: ArrayLike,
+    correct: ArrayLike,
+    stage_costs: ArrayLike,
+    branch_costs: ArrayLike,
+    *,
+    pass_costs: ArrayLike | None = None,
+    select: bool = True,
+    policy: str = "max_softmax",
+    points: int = 100,
+) -> list[Solution]:
+    """Expected cost against accuracy: the solutions that no other dominates, by rising accuracy.
+
+    Args:
+        confidences: [E, N], the final exit last (its row is not read).
+        correct: [E, N], true or 1 where the exit answers rightly.
+        stage_costs: [E].
+        branch_costs: [E].
+        pass_costs: [E]; None: the same as `branch_costs`.
+        select: allow to drop early exits (saving their branches); False keeps all of them.
+        policy: whose confidences these are; `patience` depends on the exits listed, so nothing may be dropped.
+        points: at most this many, both ends included, spread along the curve.
+
+    Raises:
+        UserError: shapes that do not fit, numbers that are not finite, or patience with `select`.
+    """
+    problem = _problem(confidences, correct, stage_costs, branch_costs, pass_costs, select, policy)
+    memory = Memory(problem.samples)
+    _explore(problem, memory, _multipliers(problem))
+    rights = memory.front()
+    if len(rights) > points:
+        rights = rights[np.unique(np.linspace(0, len(rights) - 1, max(points, 2)).round().astype(int))]
+    return [_solution(problem, memory.setting(int(r))) for r in rights]
+
+
+def solve(
+    confidences: ArrayLike,
+    correct: ArrayLike,
+    stage_costs: ArrayLike,
+    branch_costs: ArrayLike,
+    *,
+    accuracy_floor: float | None = None,
+    lam: float | None = None,
+    pass_costs: ArrayLike | None = None,
+    select: bool = True,
+    policy: str = "max_softmax",
+) -> Solution:
+    """The cheapest exits and thresholds with at least `accuracy_floor`, or with the least cost - lam * accuracy.
+
+    Args and errors as in `curve`, and:
+        accuracy_floor: fraction of right answers that must be reached.
+        lam: price of accuracy (cost units per 1.0 of accuracy); give this or the floor.
+
+    Raises:
+        InfeasibleError: no setting reaches the floor; the message says what is the most.
+    """
+    if (accuracy_floor is None) == (lam is None):
+        raise UserError("accuracy_floor and lam", wanted="one of them", where="solve", write="accuracy_floor=0.87")
+    problem = _problem(confidences, correct, stage_costs, branch_costs, pass_costs, select, policy)
+    memory = Memory(problem.samples)
+    if lam is not None:
+        price = lam
+        _explore(problem, memory, [lam])
+        return _solution(problem, _best(memory, lambda costs, rights: costs - price * rights))
+    needed = int(np.ceil(float(accuracy_floor or 0.0) * problem.samples - 1e-9))
+    return _solution(problem, _cheapest(problem, memory, needed))
+
+
+def _cheapest(problem: Problem, memory: Memory, needed: int) -> Setting:
+    """The cheapest setting found with at least `needed` right answers."""
+
+    def with_floor(costs: Floats, rights: Ints) -> Floats:
+        return np.where(rights >= needed, costs, np.inf)
+
+    if not _explore(problem, memory, _multipliers(problem)):
+        for _ in range(3):
+            found = memory.front()
+            near = [int(r) for r in found[found >= needed][:3]]
+            before = memory.cost.min(where=np.arange(problem.samples + 1) >= needed, initial=np.inf)
+            for rights in near:
+                descend(problem, memory.setting(rights), with_floor, memory)
+            if not memory.cost[needed:].min(initial=np.inf) < before:
+                break
+    if not np.isfinite(memory.cost[needed:]).any():
+        most = int(memory.front()[-1]) / problem.samples
+        given = f"accuracy floor {needed / problem.samples:.4f}"
+        raise InfeasibleError(given, wanted=f"at most {most:.4f}, the best that these exits reach", where="solve")
+    return _best(memory, with_floor)
+
+
+def _best(memory: Memory, criterion: Criterion) -> Setting:
+    rights = memory.front()
+    return memory.setting(int(rights[np.argmin(criterion(memory.cost[rights], rights))]))
+
+
+def _multipliers(problem: Problem, count: int = 24) -> list[float]:
+    """Prices of one right answer, falling: from "accuracy alone" through the range of prices to "cost alone"."""
+    span = float(problem.stages.sum() + problem.branches.sum() + problem.passing.sum())
+    if span == 0:
+        return [1.0]
+    return [span * problem.samples * 2, *np.geomspace(300 * span, 0.01 * span, count), 0.0]
+
+
+def _explore(problem: Problem, memory: Memory, multipliers: Sequence[float]) -> bool:
+    """Fill the memory; True when the problem was enumerated whole."""
+    note_whole(problem, problem.empty(), memory)
+    if not problem.early or enumerate_all(problem, memory):
+        return True
+
+    def priced(price: float) -> Criterion:
+        return lambda costs, rights: costs - price * rights
+
+    for path, start in ((multipliers, problem.empty()), (multipliers[::-1], problem.quantile(0.5))):
+        setting = start
+        for price in path:
+            setting = descend(problem, setting, priced(price), memory)
+    if len(multipliers) == 1:
+        for share in (0.05, 0.2, 0.8):
+            descend(problem, problem.quantile(share), priced(multipliers[0]), memory)
+    return False
+
+
+def _solution(problem: Problem, setting: Setting) -> Solution:
+    exits = [*np.flatnonzero(setting.kept).tolist(), problem.early]
+    thresholds = setting.thresholds[setting.kept].tolist()
+    costs = cumulated(problem.stages, problem.branches, exits, problem.passing)
+    return apply(problem.sure, problem.right, exits, thresholds, costs.tolist())
+
+
+def _problem(
+    confidences: ArrayLike,
+    correct: ArrayLike,
+    stage_costs: ArrayLike,
+    branch_costs: ArrayLike,
+    pass_costs: ArrayLike | None,
+    select: bool,
+    policy: str,
+) -> Problem:
+    if check_policy(policy, where="solve") == PATIENCE and select:
+        wanted = "select=False: with an exit dropped the runs of agreeing exits change"
+        raise UserError("patience with select=True", wanted=wanted, where="solve")
+    sure, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct)
+    if sure.ndim != 2 or sure.shape != right.shape or 0 in sure.shape:
+        given = f"confidences {sure.shape}, correct {right.shape}"
+        raise UserError(given, wanted="both [exits, samples], neither empty", where="solve")
+    if not np.isin(right, (0, 1)).all() or not np.isfinite(sure[:-1]).all():
+        raise UserError("a confidence that is not finite, or `correct` other than 0 and 1", where="solve")
+    stages, branches = _prices("stage_costs", stage_costs, len(sure)), _prices("branch_costs", branch_costs, len(sure))
+    passing = branches if pass_costs is None else _prices("pass_costs", pass_costs, len(sure))
+    return Problem(
+        sure=sure, right=right.astype(np.int64), stages=stages, branches=branches, passing=passing, select=select
+    )
+
+
+def _prices(name: str, given: ArrayLike, exits: int) -> Floats:
+    prices = np.asarray(given, dtype=np.float64)
+    if prices.shape != (exits,) or not np.isfinite(prices).all():
+        raise UserError(f"{name} {prices.tolist()}", wanted=f"{exits} finite prices, one per exit", where="solve")
+    return prices
