@@ -7,14 +7,20 @@ split and kept, so that a device can apply the same ones. No torch: a device rea
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.cifar10 import read_cifar10
 from offramp.data.digits import read_digits
+from offramp.data.files import data_root
+from offramp.data.folder import read_folder
+from offramp.data.fsdd import read_fsdd
+from offramp.data.har import read_har
+from offramp.data.kws01 import read_kws01
 from offramp.data.raw import (
     Augmentation,
     Labels,
@@ -31,9 +37,17 @@ from offramp.errors import DataError
 __all__ = ["READERS", "Augmentation", "Dataset", "Normalization", "Split", "load_dataset"]
 
 Images = NDArray[np.float32]
+Sums = NDArray[np.float64]
 Reader = Callable[[Path | None, int], RawData]
 
-READERS: dict[str, Reader] = {"digits": read_digits}
+READERS: dict[str, Reader] = {
+    "digits": read_digits,
+    "cifar10": read_cifar10,
+    "fsdd": read_fsdd,
+    "fsdd-logmel": partial(read_fsdd, features="log-mel"),
+    "har": read_har,
+    "kws01": read_kws01,
+}
 """Dataset name -> its reader (folder or None, seed)."""
 
 
@@ -152,14 +166,17 @@ def load_dataset(
     """
     if val_fraction is not None and not 0.0 < val_fraction < 1.0:
         raise DataError(f"val_fraction {val_fraction}", wanted="between 0 and 1, both excluded", write="0.1")
-    reader = _reader(str(name_or_path))
-    raw = reader(Path(data_dir) if data_dir is not None else None, seed)
+    raw = _read(str(name_or_path), Path(data_dir).expanduser() if data_dir is not None else None, seed)
     return prepare(raw, seed=seed, val_fraction=val_fraction, subset=subset, normalize=normalize)
 
 
-def _reader(name: str) -> Reader:
+def _read(name: str, folder: Path | None, seed: int) -> RawData:
+    """By name, else a path, else a path below the data folder."""
     if name in READERS:
-        return READERS[name]
+        return READERS[name](folder, seed)
+    for path in (Path(name).expanduser(), data_root(folder) / name):
+        if name and path.exists():
+            return read_folder(path, seed)
     known = ", ".join(READERS)
     raise DataError(f"unknown dataset {name!r}", wanted=f"one of {known}, or a folder of .npz", write="digits")
 
@@ -215,19 +232,32 @@ def _validation(raw: RawData, y: Labels, keep: Mask, fraction: float, seed: int)
 
 
 def _fit(raw: RawData, train: Mask, normalize: bool) -> Normalization:
-    """Mean and standard deviation of the real values of the training samples (float64 sums, chunk by chunk)."""
+    """Mean and standard deviation of the real values of the training samples."""
     channels, width = raw.pool.x.shape[1], raw.pool.x.shape[3]
     kept = (channels, 1, width if raw.per_column else 1)
     if not normalize:
         return Normalization(np.zeros(kept, np.float32), np.ones(kept, np.float32), raw.scale, raw.zero)
     axes = (0, 2) if raw.per_column else (0, 2, 3)
-    total, square, number = np.zeros(kept), np.zeros(kept), 0
+    number, total, square = 0, np.zeros(kept), np.zeros(kept)
     for chunk in np.array_split(np.flatnonzero(train), max(1, int(train.sum()) // 4096)):
-        values = (raw.pool.x[chunk].astype(np.float64) - raw.zero) * raw.scale
-        total += values.sum(axis=axes).reshape(kept)
-        square += np.square(values).sum(axis=axes).reshape(kept)
+        values = raw.pool.x[chunk]
         number += values.size // total.size
+        sums = _byte_sums(values) if values.dtype == np.uint8 and not raw.per_column else _sums(values, axes)
+        total, square = total + sums[0].reshape(kept), square + sums[1].reshape(kept)
     mean = total / number
     std = np.sqrt(np.maximum(square / number - np.square(mean), 0.0))
-    std = np.where(std > 1e-6 * max(1.0, float(std.max())), std, 1.0)
+    mean, std = (mean - raw.zero) * raw.scale, std * raw.scale
+    std = np.where(std > 1e-6 * max(float(std.max()), 1e-30), std, 1.0)
     return Normalization(mean.astype(np.float32), std.astype(np.float32), raw.scale, raw.zero)
+
+
+def _sums(values: NDArray[Any], axes: tuple[int, ...]) -> tuple[Sums, Sums]:
+    exact = values.astype(np.float64)
+    return exact.sum(axis=axes), np.square(exact).sum(axis=axes)
+
+
+def _byte_sums(values: NDArray[Any]) -> tuple[Sums, Sums]:
+    """Sums and sums of squares per channel through a histogram: exact, and quick for many images of bytes."""
+    table = np.stack([np.bincount(values[:, c].ravel(), minlength=256) for c in range(values.shape[1])])
+    level = np.arange(256)
+    return (table @ level).astype(np.float64), (table @ np.square(level)).astype(np.float64)
