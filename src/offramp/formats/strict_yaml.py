@@ -1,0 +1,127 @@
+"""YAML that may be trusted: duplicate keys, aliases, tags and broken text are errors with a line, never a surprise.
+
+PyYAML keeps the last of two equal keys silently and expands aliases without limit; this loader refuses both. It knows
+nothing of what the file is about. `Faults` collects everything that is wrong with a file before one error is raised.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from offramp.errors import FormatError
+
+MAX_BYTES = 4_000_000
+"""A description of a chip or a table of times is text of a few kilobytes; more is a mistake."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader without aliases and with unique keys, `repeatable` ones excepted (the last counts)."""
+
+    repeatable: frozenset[str] = frozenset()
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict | set):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+            if key in seen and key not in self.repeatable:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, repeatable: Iterable[str] = ()) -> Any:
+    """Read a YAML file strictly; keys named in `repeatable` may repeat in one mapping, and the last counts.
+
+    Raises:
+        FormatError: missing, too large, not UTF-8, not YAML, duplicate keys or aliases.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise FormatError("a file over 4 MB", wanted="a small YAML file", where=str(path))
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", wanted="a YAML file", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise FormatError("not UTF-8 text", wanted="a YAML file", where=str(path)) from error
+    return parse_yaml(text, str(path), repeatable)
+
+
+def parse_yaml(text: str, where: str, repeatable: Iterable[str] = ()) -> Any:
+    """Parse YAML text strictly; `where` names it in errors.
+
+    Raises:
+        FormatError: not YAML, duplicate keys or aliases.
+    """
+    loader = type("Loader", (_StrictLoader,), {"repeatable": frozenset(repeatable)})
+    try:
+        return yaml.load(text, Loader=loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise FormatError(f"{error.problem}", wanted="YAML with unique keys", where=f"{where}{line}") from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError) as error:
+        raise FormatError(f"not YAML ({type(error).__name__})", wanted="YAML text", where=where) from error
+
+
+class Faults:
+    """Everything wrong with one file, raised as one error."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.found: list[str] = []
+
+    def add(self, path: str, message: str) -> None:
+        """Note a fault at a path such as `$.cores[1].name`."""
+        self.found.append(f"{path}: {message}")
+
+    def add_validation(self, error: ValidationError, known: Mapping[str, Iterable[str]] | None = None) -> None:
+        """Note every fault that pydantic found; `known` proposes keys by the name of the last list or mapping."""
+        names = sorted({n for group in (known or {}).values() for n in group})
+        for fault in error.errors(include_url=False, include_context=False):
+            path = json_path(fault["loc"])
+            self.add(path, _message(fault, names))
+
+    def raise_if_any(self, wanted: str) -> None:
+        """Raise what was found.
+
+        Raises:
+            FormatError: at least one fault was noted.
+        """
+        if self.found:
+            count = "" if len(self.found) == 1 else f"{len(self.found)} faults: "
+            raise FormatError(count + "; ".join(self.found), wanted=wanted, where=self.where)
+
+
+def json_path(location: Iterable[str | int]) -> str:
+    """`("cores", 1, "name")` as `$.cores[1].name`."""
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+
+
+def _message(fault: Any, names: list[str]) -> str:
+    if fault["type"] == "extra_forbidden":
+        last = str(fault["loc"][-1])
+        close = difflib.get_close_matches(last, names, n=1, cutoff=0.4)
+        return "unknown key" + (f", write {close[0]}" if close else "")
+    if fault["type"] == "missing":
+        return "missing"
+    given = fault["input"]
+    shown = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and _short(given) else ""
+    return str(fault["msg"]).removeprefix("Value error, ") + shown
+
+
+def _short(value: Any) -> bool:
+    return not (isinstance(value, float) and math.isnan(value)) and (
+        not isinstance(value, int) or isinstance(value, bool) or abs(value) < 10**30
+    )
