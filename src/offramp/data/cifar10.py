@@ -83,7 +83,7 @@ def _scalar(kind: _Type, content: bytes) -> int:
 
 
 def _latin1(text: str, codec: str) -> bytes:
-    return text.encode("latin1") if codec in ("latin1", "latin-1") else _refuse(codec)  # type: ignore[no-any-return]
+    return text.encode("latin1") if codec in ("latin1", "latin-1") else _refuse(codec)
 
 
 def _refuse(what: str) -> Any:

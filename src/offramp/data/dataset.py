@@ -218,7 +218,7 @@ def _subset(y: Labels, classes: int, subset: int | None, seed: int, where: str) 
         return np.ones(len(y), dtype=np.bool_)
     if not 2 * classes <= subset <= len(y):
         raise DataError(f"subset {subset}", wanted=f"{2 * classes} to {len(y)} samples", where=where)
-    return pick_stratified(y, subset, np.random.default_rng([seed, 2]))
+    return pick_stratified(y, subset, np.random.default_rng([seed, 2]), leave=0)
 
 
 def _validation(raw: RawData, y: Labels, keep: Mask, fraction: float, seed: int) -> Mask:

@@ -71,9 +71,9 @@ def _transfer(url: str, part: Path) -> None:
         response: HTTPResponse = urlopen(request, timeout=TIMEOUT_S)
     except HTTPError as error:
         error.close()
-        if error.code != 416:  # 416: nothing left to send, the part is complete (or wrong, which the checksum tells)
-            raise
-        return
+        if have and error.code == 416:  # nothing left to send: the part is whole, or wrong, which the checksum tells
+            return
+        raise
     with response:
         resumed = response.status == 206
         have = have if resumed else 0

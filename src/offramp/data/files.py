@@ -46,7 +46,7 @@ def read_npz(path: Path, required: Iterable[str]) -> Arrays:
         DataError: the file is missing, truncated, no `.npz`, holds objects, or lacks a required array.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError("a single array", wanted="an .npz with named arrays", where=str(path))
             arrays = {key: file[key] for key in file.files}

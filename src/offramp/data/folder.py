@@ -2,9 +2,9 @@
 
 In a folder, `train.npz` is the training data; `val.npz` and `test.npz` are used when they are there, else split off by
 seed. A folder may also hold one `.npz` of any name. `x` may be of any integer or float type and have the shape
-(N, C, H, W), (N, H, W, C) or (N, H, W): four axes are read as NHWC when the last has 1, 3 or 4 entries and the second
-has not, else as NCHW; a string `layout` in the file ("NCHW" or "NHWC") decides it. `y` holds integers from 0; the
-number of classes is that of `class_names` in the training file, else the largest training label + 1.
+(N, C, H, W), (N, H, W, C) or (N, H, W). Four axes are read as NHWC when the last has 1, 3 or 4 entries, the second has
+not and the last two are unlike, else as NCHW; a string `layout` in the file ("NCHW" or "NHWC") decides it. `y` holds
+integers from 0; the number of classes is that of `class_names` in the training file, else the largest label + 1.
 """
 
 from pathlib import Path
@@ -86,7 +86,7 @@ def _samples(arrays: Arrays, where: Path) -> Samples:
     if x.ndim != 4:
         write = "x.reshape(N, C, H, W), for plain vectors x.reshape(N, F, 1, 1)"
         raise DataError(f"x has shape {x.shape}", wanted="3 or 4 axes", where=str(where), write=write)
-    last = x.shape[3] in CHANNELS_LAST and x.shape[1] not in CHANNELS_LAST
+    last = x.shape[3] in CHANNELS_LAST and x.shape[1] not in CHANNELS_LAST and x.shape[2] != x.shape[3]
     if arrays["x"].ndim == 4 and (layout == "NHWC" or (not layout and last)):
         x = x.transpose(0, 3, 1, 2)
     return Samples(x, arrays["y"])

@@ -105,14 +105,17 @@ def check_classes(y: Labels, classes: int, *, least: int, where: str) -> None:
         raise DataError(given, wanted=f"at least {least} of every class", where=where)
 
 
-def pick_stratified(y: Labels, total: int, rng: np.random.Generator) -> Mask:
-    """Choose `total` samples so that every class keeps its share (largest remainder, at least one of each)."""
+def pick_stratified(y: Labels, total: int, rng: np.random.Generator, *, leave: int = 1) -> Mask:
+    """Choose `total` samples so that every class keeps its share (largest remainder).
+
+    At least one of each class is chosen, and at least `leave` stay behind unless the class has only one.
+    """
     counts = np.bincount(y)
     quota = counts * (total / len(y))
     take = np.floor(quota).astype(np.int64)
     order = np.argsort(-(quota - take), kind="stable")
     take[order[: total - int(take.sum())]] += 1
-    take = np.where(counts > 0, np.clip(take, 1, np.maximum(counts - 1, 1)), 0)
+    take = np.where(counts > 0, np.clip(take, 1, np.maximum(counts - leave, 1)), 0)
     mask = np.zeros(len(y), dtype=np.bool_)
     for label, number in enumerate(take):
         mask[rng.permutation(np.flatnonzero(y == label))[:number]] = True
