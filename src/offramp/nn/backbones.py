@@ -33,6 +33,10 @@ class Backbone:
     blocks: tuple[nn.Module, ...]
     head: nn.Module
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Backbone":
+        """Itself: it is never changed, and every network that came from it refers to it."""
+        return self
+
 
 def stem(shape: Shape, channels: int, kernel: int | tuple[int, int], stride: int) -> tuple[nn.Sequential, Shape]:
     """Convolution, batch norm, ReLU."""

@@ -49,18 +49,14 @@ class EarlyExitNetwork(Traced):
     """A backbone with exit branches; `forward` gives the logits of every exit.
 
     Attributes:
-        name: name of the backbone.
-        input_shape: (C, H, W).
-        classes: number of classes.
+        full: the backbone at full size that it was made from.
         blocks: indices of its blocks, in order.
         exits: its early exits, in order; the head comes after them.
     """
 
     def __init__(
         self,
-        name: str,
-        input_shape: Shape,
-        classes: int,
+        full: Backbone,
         *,
         blocks: Mapping[int, nn.Module],
         exits: Mapping[ExitChoice, nn.Module],
@@ -76,7 +72,7 @@ class EarlyExitNetwork(Traced):
             graphs, branch_graphs: fused layers of blocks and head by name, and of branches; the others are traced.
         """
         super().__init__()
-        self.name, self.input_shape, self.classes = name, input_shape, classes
+        self.full = full
         self.blocks, self.exits = tuple(blocks), tuple(sorted(exits))
         places = [e.mounting_point for e in self.exits]
         self._branch_names = tuple(
@@ -93,6 +89,21 @@ class EarlyExitNetwork(Traced):
         }
         self._graphs = {n: known[n] if n in known else trace_block(m, n) for n, m in children.items()}
         self._stage_nodes = tuple(self._read_stages())
+
+    @property
+    def name(self) -> str:
+        """Name of the backbone."""
+        return self.full.name
+
+    @property
+    def input_shape(self) -> Shape:
+        """(C, H, W)."""
+        return self.full.input_shape
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.full.classes
 
     def _schedule(self) -> Iterator[tuple[list[str], str]]:
         """Block names and branch name of every stage."""
@@ -185,9 +196,7 @@ def mount(architecture: Architecture, exits: Sequence[ExitChoice], full: Backbon
     _check_exits(exits, blocks, full.name)
     outlines = {e: branch_outline(full, e.mounting_point, e.branch) for e in exits}
     network = EarlyExitNetwork(
-        full.name,
-        full.input_shape,
-        full.classes,
+        full,
         blocks={i: copy.deepcopy(facts.root.get_submodule(block_name(i))) for i in blocks},
         exits={e: copy.deepcopy(b.module) for e, b in outlines.items()},
         head=copy.deepcopy(facts.root.get_submodule(HEAD)),
