@@ -283,7 +283,7 @@ def materialize(network: EarlyExitNetwork, seed: int) -> EarlyExitNetwork:
     with torch.random.fork_rng(devices=[]):
         for path, module in network.named_modules():
             if hasattr(module, "reset_parameters"):
-                torch.manual_seed((seed << 32) ^ zlib.crc32(path.encode()))
+                torch.manual_seed(zlib.crc32(f"{seed} {path}".encode()))
                 module.reset_parameters()
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
