@@ -1,0 +1,215 @@
+"""Training of all exits together: one plain loop for float and prepared networks, on any device.
+
+Data stay on the training device; augmentation is batched there. All randomness of an epoch comes from (seed, epoch), so
+a run that was interrupted continues as if it had not been. Nothing here knows prices, thresholds or chips.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from offramp.data import Augmentation, Split
+from offramp.errors import TrainingError, UserError
+from offramp.learn.augment import augment
+from offramp.learn.loss import ExitLoss
+from offramp.learn.resume import EpochRecord, load_checkpoint, save_checkpoint
+from offramp.nn.quantize import PreparedNetwork
+
+
+class Optimizer(StrEnum):
+    """SGD with Nesterov momentum 0.9, or AdamW."""
+
+    SGD = "sgd"
+    ADAMW = "adamw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Attributes:
+        batch: samples per step.
+        learning_rate: the highest of the schedule.
+        warmup: share of all steps in which the rate rises linearly; afterwards it falls to 0 as a cosine.
+        weight_decay: on weights of two dimensions and more; never on biases, batch norms and quantizer steps.
+        clip_norm: largest gradient norm of a step; 0 for no limit.
+        loss: how the exits share the loss.
+    """
+
+    batch: int = 64
+    optimizer: Optimizer = Optimizer.ADAMW
+    learning_rate: float = 4e-3
+    warmup: float = 0.2
+    weight_decay: float = 0.02
+    clip_norm: float = 0.0
+    loss: ExitLoss = field(default_factory=ExitLoss)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot train."""
+        if self.batch < 1 or not 0 < self.learning_rate < math.inf or not 0 <= self.warmup < 1:
+            raise UserError(f"{self}", wanted="batch >= 1, learning_rate > 0, warmup in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened, one record per epoch, those before a resumption included."""
+
+    epochs: tuple[EpochRecord, ...]
+
+
+OnEpoch = Callable[[EpochRecord], None]
+
+
+def fit(
+    network: nn.Module,
+    train: Split,
+    *,
+    epochs: int,
+    seed: int,
+    config: TrainConfig | None = None,
+    augmentation: Augmentation | None = None,
+    teacher: nn.Module | None = None,
+    device: str | torch.device = "cpu",
+    on_epoch: OnEpoch | None = None,
+    checkpoint: Path | None = None,
+) -> History:
+    """Train all exits of a network in place; it is left in evaluation mode on `device`.
+
+    Args:
+        network: an early-exit network whose `forward` gives the logits of every exit; float or prepared.
+        train: samples and labels.
+        config: defaults of `TrainConfig` when None.
+        augmentation: none when None.
+        teacher: its deepest exit is what every exit follows (by `config.loss.distill`).
+        on_epoch: called after each epoch.
+        checkpoint: file written after each epoch; when it exists already, training continues from it.
+
+    Raises:
+        TrainingError: the loss is not finite; says at which epoch and step.
+        FormatError: the checkpoint is damaged or belongs to another network, seed or length.
+    """
+    config = config or TrainConfig()
+    run = _Run(network, train, epochs, seed, config, augmentation or Augmentation(), teacher, torch.device(device))
+    identity = {"seed": seed, "epochs": epochs, "config": repr(config)}
+    records = load_checkpoint(checkpoint, network, run.optimizer, identity) if checkpoint else []
+    for epoch in range(len(records), epochs):
+        records.append(run.epoch(epoch))
+        if checkpoint:
+            save_checkpoint(checkpoint, network, run.optimizer, identity, records)
+        if on_epoch:
+            on_epoch(records[-1])
+    network.eval()
+    return History(tuple(records))
+
+
+def seed_of(*parts: int) -> int:
+    """One seed out of several numbers, well mixed."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def rate_at(step: int, steps: int, warmup: float) -> float:
+    """Share of the highest learning rate at a step: up a line, down a cosine (Loshchilov & Hutter, ICLR 2017)."""
+    rise = max(1, round(steps * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+class _Run:
+    """What does not change from step to step."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Split,
+        epochs: int,
+        seed: int,
+        config: TrainConfig,
+        augmentation: Augmentation,
+        teacher: nn.Module | None,
+        device: torch.device,
+    ) -> None:
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = None if teacher is None else teacher.to(device).eval()
+        self.x, self.y = torch.as_tensor(train.x).to(device), torch.as_tensor(train.y).to(device)
+        self.seed, self.config, self.augmentation, self.device = seed, config, augmentation, device
+        self.optimizer = make_optimizer(network, config)
+        self.batch = min(config.batch, len(self.y))
+        self.per_epoch = len(self.y) // self.batch
+        self.steps = epochs * self.per_epoch
+
+    def epoch(self, epoch: int) -> EpochRecord:
+        self.network.train()
+        if isinstance(self.network, PreparedNetwork):
+            self.network.noise.seed(seed_of(self.seed, epoch, 1))
+        total, right, start = 0.0, 0, time.perf_counter()
+        for number, (x, y) in enumerate(self._batches(epoch)):
+            loss, logits = self._step(x, y, epoch * self.per_epoch + number)
+            if not math.isfinite(loss):
+                where = f"epoch {epoch + 1}, step {number + 1} of {self.per_epoch}"
+                raise TrainingError(f"{where}: the loss is {loss}; a lower learning rate may help")
+            total += loss
+            right += int((logits[-1].argmax(dim=1) == y).sum())
+        images = self.per_epoch * self.batch
+        return EpochRecord(
+            epoch=epoch + 1,
+            loss=total / self.per_epoch,
+            accuracy=right / images,
+            seconds=time.perf_counter() - start,
+            images=images,
+        )
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order_source = torch.Generator().manual_seed(seed_of(self.seed, epoch, 2))
+        change_source = torch.Generator(self.device).manual_seed(seed_of(self.seed, epoch, 3))
+        order = torch.randperm(len(self.y), generator=order_source).to(self.device)
+        for part in torch.split(order[: self.per_epoch * self.batch], self.batch):
+            x = augment(self.x[part], self.augmentation, change_source)
+            yield x.contiguous(memory_format=torch.channels_last), self.y[part]
+
+    def _step(self, x: Tensor, y: Tensor, step: int) -> tuple[float, list[Tensor]]:
+        rate = self.config.learning_rate * rate_at(step, self.steps, self.config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self._precision():
+            logits = self.network(x)
+            loss = self.config.loss(logits, y, self._teach(x))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return loss.item(), logits
+
+    def _teach(self, x: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            deepest: Tensor = self.teacher(x)[-1]
+        return deepest
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """bfloat16 for float networks on CUDA; a rounded network needs all 24 bits."""
+        if self.device.type == "cuda" and not isinstance(self.network, PreparedNetwork):
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+
+def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser with weight decay on weights alone."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    if config.optimizer is Optimizer.SGD:
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)

@@ -1,0 +1,166 @@
+"""The training loop: it learns real digits, repeats itself by seed, resumes, and fails with a reason."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from offramp.data import Augmentation, Dataset, Split, load_dataset
+from offramp.errors import FormatError, TrainingError, UserError
+from offramp.ir.architecture import Architecture, ExitChoice
+from offramp.learn.loss import ExitLoss
+from offramp.learn.predict import accuracies, predict
+from offramp.learn.train import Optimizer, TrainConfig, fit, rate_at
+from offramp.nn.network import EarlyExitNetwork, build
+from offramp.nn.quantize import calibrate, prepare
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+def network(seed: int = 0) -> EarlyExitNetwork:
+    return build(Architecture(backbone="resnet8", exits=(ExitChoice(1),)), (1, 8, 8), 10, seed=seed)
+
+
+def few(data: Dataset, n: int = 128) -> Split:
+    return Split(data.train.x[:n], data.train.y[:n])
+
+
+def weights_of(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def test_all_exits_learn_the_digits(digits: Dataset) -> None:
+    net = network()
+    history = fit(net, digits.train, epochs=8, seed=0, augmentation=digits.augmentation)
+    assert [r.epoch for r in history.epochs] == list(range(1, 9))
+    assert history.epochs[-1].loss < history.epochs[0].loss
+    rates = accuracies(predict(net, digits.val.x), digits.val.y)
+    assert rates[0] > 0.4
+    assert rates[1] > 0.97
+    assert not net.training
+
+
+@pytest.mark.parametrize("optimizer", list(Optimizer))
+def test_same_seed_same_weights_other_seed_other_weights(digits: Dataset, optimizer: Optimizer) -> None:
+    config = TrainConfig(optimizer=optimizer, learning_rate=0.01)
+    results = []
+    for seed in (3, 3, 4):
+        net = network()
+        fit(
+            net,
+            few(digits),
+            epochs=2,
+            seed=seed,
+            config=config,
+            augmentation=Augmentation(flip=True, shift=(1, 1), cutout=3),
+        )
+        results.append(weights_of(net))
+    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+    assert not all(torch.equal(results[0][k], results[2][k]) for k in results[0])
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("optimizer", list(Optimizer))
+def test_an_interrupted_run_ends_where_the_whole_one_does(
+    digits: Dataset, tmp_path: Path, rounded: bool, optimizer: Optimizer
+) -> None:
+    config, train = TrainConfig(optimizer=optimizer, learning_rate=0.01), few(digits)
+
+    def fresh() -> torch.nn.Module:
+        if not rounded:
+            return network()
+        net = prepare(network())
+        calibrate(net, [torch.as_tensor(train.x)])
+        return net
+
+    whole = fresh()
+    fit(whole, train, epochs=3, seed=0, config=config)
+
+    class Stop(Exception):
+        pass
+
+    def stop(record: object) -> None:
+        if getattr(record, "epoch") == 2:  # noqa: B009
+            raise Stop("enough")
+
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Stop, match="enough"):
+        fit(fresh(), train, epochs=3, seed=0, config=config, checkpoint=path, on_epoch=stop)
+    again = fresh()
+    history = fit(again, train, epochs=3, seed=0, config=config, checkpoint=path)
+    assert [r.epoch for r in history.epochs] == [1, 2, 3]
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+
+
+def test_a_checkpoint_of_another_run_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    path, train = tmp_path / "run.safetensors", few(digits)
+    fit(network(), train, epochs=1, seed=0, checkpoint=path)
+    with pytest.raises(FormatError, match="another file name"):
+        fit(network(), train, epochs=1, seed=1, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(FormatError, match="wanted a safetensors file"):
+        fit(network(), train, epochs=1, seed=0, checkpoint=path)
+
+
+def test_a_loss_that_is_not_finite_ends_with_epoch_and_step(digits: Dataset) -> None:
+    x = digits.train.x[:128].copy()
+    x[100] = np.nan
+    with pytest.raises(TrainingError, match=r"epoch 1, step \d of 2: the loss is nan"):
+        fit(network(), Split(x, digits.train.y[:128]), epochs=1, seed=0)
+
+
+def test_a_teacher_is_followed(digits: Dataset) -> None:
+    teacher, train = network(), digits.train
+    fit(teacher, train, epochs=6, seed=0)
+    agreement = []
+    for distill in (0.0, 1.0):
+        student = network(seed=1)
+        loss = ExitLoss(distill=distill, temperature=2.0)
+        fit(student, few(digits, 512), epochs=4, seed=0, config=TrainConfig(loss=loss), teacher=teacher)
+        difference = predict(student, digits.val.x)[-1] - predict(teacher, digits.val.x)[-1]
+        agreement.append(float(np.square(difference).mean()))
+    assert agreement[1] < agreement[0]
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [rate_at(s, 100, 0.2) for s in range(100)]
+    assert max(rates) == rates[19] == 1.0
+    assert rates[:20] == sorted(rates[:20])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert 0 < rates[-1] < 0.01
+
+
+def test_settings_that_cannot_train_are_refused() -> None:
+    with pytest.raises(UserError, match="learning_rate > 0"):
+        TrainConfig(learning_rate=0)
+    with pytest.raises(UserError, match="distill in"):
+        ExitLoss(distill=2)
+    with pytest.raises(UserError, match="one positive"):
+        ExitLoss(weights=(0.0, 0.0))
+    logits = [torch.zeros(2, 3)] * 2
+    with pytest.raises(UserError, match="2, one per exit"):
+        ExitLoss(weights=(1.0,))(logits, torch.tensor([0, 1]))
+
+
+def test_exit_weights_scale_the_loss_of_their_exit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, y = list(torch.randn(3, 8, 5, generator=generator)), torch.arange(8) % 5
+    plain = ExitLoss(distill=0.0)
+    singles = [float(replace(plain, weights=w)(logits, y)) for w in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    for one, z in zip(singles, logits, strict=True):
+        assert one == pytest.approx(float(torch.nn.functional.cross_entropy(z, y)), rel=1e-5)
+    mixed = float(replace(plain, weights=(1, 1, 2))(logits, y))
+    assert mixed == pytest.approx(0.25 * singles[0] + 0.25 * singles[1] + 0.5 * singles[2], rel=1e-5)
+
+
+def test_a_student_that_equals_the_deepest_exit_has_no_distillation_loss() -> None:
+    z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1, 2, 0])
+    loss = ExitLoss(distill=1.0, weights=(1.0, 0.0))
+    assert float(loss([z, z], y)) == pytest.approx(0.0, abs=1e-6)
+    assert float(loss([z + torch.tensor([1.0, 0, 0]), z], y)) > 0.01
