@@ -1,0 +1,296 @@
+"""The search for a mapping: which core runs each layer, what stays on the chip, and which exits let the backbone wait.
+
+A beam search over partial schedules in program order (list scheduling with several lists kept), beside the plain
+answers that any mapper must not lose to: every layer on one core, and the greedy choice layer by layer. Exits that
+nobody takes are left out of the search and added to its answer, so that they can only add to the price. The rules of
+time and energy are in `cost.schedule`; prices of layers come from a `CostModel`. Nothing here is random.
+
+Layer-fused scheduling on several cores follows Stream (Symons et al., IEEE TC 2024); nothing of its code is used.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from offramp.cost.model import CostModel, LayerCosts
+from offramp.cost.network import NetworkCost, checked_rates
+from offramp.cost.problem import Problem, build_problem
+from offramp.cost.schedule import State, accumulated, barrier, empty_state, leave, place
+from offramp.cost.summary import network_cost
+from offramp.errors import InternalError, UserError, choose
+from offramp.ir.accelerator import Accelerator
+from offramp.ir.workload import Layer, Stage, Workload
+
+OBJECTIVES: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
+    "latency": lambda t, e, et: (t, e),
+    "energy": lambda t, e, et: (e, t),
+    "edp": lambda t, e, et: (t * e, t),
+    "et": lambda t, e, et: (et, t),
+}
+"""What the search makes small, from expected cycles, picojoules and E*T; the second figure breaks ties."""
+
+EXECUTIONS = ("best", "layer-by-layer")
+WORK = 400
+"""Layers times beam width: what one search may place (each costs some ten microseconds per option)."""
+MIN_WIDTH, MAX_WIDTH = 4, 64
+CROWDED = 0.25
+"""An output that takes a larger share of its memory than this is also tried in the outer memory."""
+
+Score = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a search may choose: the cores of each layer, whether outputs stay, and the mode of each exit.
+
+    `modes` None tries both ways; `serial` makes layers run one after another.
+    """
+
+    cores: Sequence[Sequence[int]]
+    keep: Sequence[bool | None]
+    modes: Sequence[bool | None]
+    serial: bool = False
+
+
+def map_network(
+    workload: Workload,
+    accelerator: Accelerator,
+    *,
+    cost_model: CostModel | None = None,
+    costs: LayerCosts | None = None,
+    exit_rates: Sequence[float] | None = None,
+    execution: str = "best",
+    objective: str = "edp",
+    pinned: Mapping[str, str] | None = None,
+) -> NetworkCost:
+    """Find a mapping of a network on a chip and price it.
+
+    Args:
+        workload: L layers in stages.
+        accelerator: the chip, C cores.
+        cost_model: prices the layers when `costs` is not given.
+        costs: prices of `workload.layers` on the chip's cores, arrays of shape (4, L, C).
+        exit_rates: share of samples that leaves at each exit, the last included; default: the same for every exit.
+        execution: "best", or "layer-by-layer": cores one after another, every tensor through the outer memory, exits
+            wait.
+        objective: "latency", "energy", "edp" or "et", of the expectation over exits.
+        pinned: layer name to core name.
+
+    Raises:
+        AccelerationError: a layer that no core runs, or that its pinned core does not run.
+        UserError: rates that do not fit the exits, an unknown objective, execution, layer or core.
+    """
+    if objective not in OBJECTIVES:
+        raise choose("objective", objective, OBJECTIVES, where="map_network")
+    if execution not in EXECUTIONS:
+        raise choose("execution", execution, EXECUTIONS, where="--execution")
+    if not workload.layers:
+        raise UserError("a network without layers", wanted="at least one layer", where=workload.name)
+    exits = len(workload.stages)
+    rates = (1 / exits,) * exits if exit_rates is None else checked_rates(exit_rates, exits)
+    for layer in workload.layers:
+        accelerator.cores_for(layer)
+    if costs is None:
+        if cost_model is None:
+            raise InternalError("map_network needs costs or a cost_model")
+        costs = cost_model.layer_costs(workload.layers, accelerator)
+    problem = build_problem(workload, accelerator, costs, rates, pinned or {})
+    if execution == "layer-by-layer":
+        return network_cost(problem, _layer_by_layer(problem, objective))
+    return network_cost(problem, _best(problem, objective, pinned or {}))
+
+
+def _best(problem: Problem, objective: str, pinned: Mapping[str, str]) -> State:
+    """The best of the beam search and of the plain answers, none worse than layer by layer in time and energy alike."""
+    plain = _layer_by_layer(problem, objective)
+    found = [plain, *_plain_answers(problem, objective)]
+    used = [rate > 0 for rate in problem.rates[:-1]]
+    if all(used):
+        found.append(_search(problem, _free_rules(problem), objective))
+    else:
+        found.append(_with_idle_exits(problem, objective, used, pinned))
+    time, energy, _ = accumulated(problem, plain)
+    fair = [s for s in found if (a := accumulated(problem, s))[0] <= time * (1 + 1e-9) and a[1] <= energy * (1 + 1e-9)]
+    return min(fair, key=lambda s: _score(problem, s, objective))
+
+
+def _score(problem: Problem, state: State, objective: str) -> Score:
+    return OBJECTIVES[objective](*accumulated(problem, state))
+
+
+def _free_rules(p: Problem) -> Rules:
+    return Rules(p.cores_of, [None] * len(p.layers), [None] * len(p.rates))
+
+
+def _search(p: Problem, rules: Rules, objective: str, width: int | None = None) -> State:
+    """Beam search in program order under `rules`."""
+    width = width or max(MIN_WIDTH, min(MAX_WIDTH, WORK // len(p.layers)))
+    beam = _close_empty_stages(p, [empty_state(p)], rules, -1)
+    for layer in range(len(p.layers)):
+        grown = [new for state in beam for new in _extend(p, state, layer, rules)]
+        if not grown:
+            raise InternalError(f"no schedule for layer {p.layers[layer].name}")
+        if layer in p.last_of_stage:
+            grown = _close_empty_stages(p, grown, rules, layer)
+        beam = _prune(p, grown, objective, width)
+    return beam[0]
+
+
+def _extend(p: Problem, state: State, layer: int, rules: Rules) -> list[State]:
+    children = []
+    for core in _distinct(p, state, layer, rules.cores[layer]):
+        for keep in _keep_options(p, layer, core, rules.keep[layer]):
+            child = place(p, state, layer, core, keep)
+            if child is not None:
+                if rules.serial:
+                    barrier(child, child.latest)
+                children.append(child)
+    return children
+
+
+def _distinct(p: Problem, state: State, layer: int, cores: Sequence[int]) -> Sequence[int]:
+    """Of cores that are copies of one another: those that hold an input, and the one of the rest that is free first."""
+    if len(cores) == 1:
+        return cores
+    held = {state.rest[t].memory for t in p.inputs[layer] if t >= 0}
+    chosen: list[int] = []
+    idle: dict[int, int] = {}
+    for core in cores:
+        if p.memory_of[core] in held and p.memory_of[core] >= 0:
+            chosen.append(core)
+            continue
+        other = idle.get(p.alike[core])
+        if other is None or state.core_free[core] < state.core_free[other]:
+            idle[p.alike[core]] = core
+    return [*chosen, *idle.values()]
+
+
+def _keep_options(p: Problem, layer: int, core: int, wish: bool | None) -> tuple[bool, ...]:
+    if not p.uses[layer] or p.memory_of[core] < 0:
+        return (False,)
+    if wish is not None:
+        return (wish,)
+    crowded = p.output_bytes[layer] > CROWDED * p.memory_bytes[p.memory_of[core]]
+    return (True, False) if crowded else (True,)
+
+
+def _close_empty_stages(p: Problem, states: list[State], rules: Rules, layer: int) -> list[State]:
+    """Close every stage whose last layer is `layer`; both exit modes where the rules leave them open."""
+    for stage, last in enumerate(p.last_of_stage):
+        if last == layer:
+            states = [new for state in states for new in _leave_modes(p, state, stage, rules)]
+    return states
+
+
+def _leave_modes(p: Problem, state: State, stage: int, rules: Rules) -> list[State]:
+    decided = _decision_time(p, state, stage)
+    if stage == len(p.rates) - 1:
+        return [leave(state, decided, speculate=False)]
+    mode = rules.modes[stage]
+    waits = leave(state, decided, speculate=False) if not mode else None
+    ahead = leave(state, decided, speculate=True) if mode or (mode is None and len(p.memory_of) > 1) else None
+    return [new for new in (waits, ahead) if new is not None]
+
+
+def _decision_time(p: Problem, state: State, stage: int) -> float:
+    """When the branch of a stage has answered (of a stage without one: its backbone)."""
+    ends: dict[bool, float] = {}
+    node = state.steps
+    while node is not None and p.stage_of[node.step.layer] == stage:
+        branch = p.in_branch[node.step.layer]
+        ends[branch] = max(ends.get(branch, 0.0), node.step.end)
+        node = node.before
+    return ends.get(True, ends.get(False, state.latest))
+
+
+def _prune(p: Problem, states: list[State], objective: str, width: int) -> list[State]:
+    """The best `width` states, at most two of which leave the same tensors in the same places."""
+    if len(states) == 1:
+        return states
+    ranked = sorted(((_score(p, s, objective), i) for i, s in enumerate(states)))
+    kept: list[State] = []
+    seen: dict[object, int] = {}
+    for _, i in ranked:
+        state = states[i]
+        key = (tuple([r.memory for r in state.rest.values()]), state.exits and state.exits[-1].speculates)
+        if seen.get(key, 0) < 2 or len(states) <= width:
+            seen[key] = seen.get(key, 0) + 1
+            kept.append(state)
+            if len(kept) == width:
+                break
+    return kept
+
+
+def _greedy_cores(p: Problem, objective: str, variant: int) -> list[tuple[int]]:
+    """For each layer alone the core with the best price in one variant."""
+
+    def price(layer: int, core: int) -> Score:
+        time, energy = p.cycles[layer][core][variant], p.energy[layer][core][variant]
+        return OBJECTIVES[objective](time, energy, time * energy) if time < inf else (inf, inf)
+
+    return [(min(cores, key=lambda c: (price(i, c), c)),) for i, cores in enumerate(p.cores_of)]
+
+
+def _layer_by_layer(p: Problem, objective: str) -> State:
+    """Each layer on the core that is best for it alone, one after another, everything through the outer memory."""
+    layers = len(p.layers)
+    rules = Rules(_greedy_cores(p, objective, 0), [False] * layers, [False] * len(p.rates), serial=True)
+    return _search(p, rules, objective, width=1)
+
+
+def _plain_answers(p: Problem, objective: str) -> list[State]:
+    """Everything on one core (layers that it does not run on the core that is best for them), and greedy, on chip."""
+    layers = len(p.layers)
+    greedy = _greedy_cores(p, objective, 3)
+    choices = [greedy, _greedy_cores(p, objective, 0)]
+    for core in sorted({p.alike[c]: c for c in reversed(range(len(p.memory_of)))}.values()):
+        if any(core in cores for cores in p.cores_of):
+            choices.append([(core,) if core in cores else greedy[i] for i, cores in enumerate(p.cores_of)])
+    waits = [False] * len(p.rates)
+    unique = {tuple(c): c for c in choices}.values()
+    return [_search(p, Rules(cores, [True] * layers, waits), objective, width=1) for cores in unique]
+
+
+def _with_idle_exits(p: Problem, objective: str, used: Sequence[bool], pinned: Mapping[str, str]) -> State:
+    """Map the network without the exits that nobody takes, then add their branches to that answer."""
+    small, kept = _without_exits(p, used)
+    answer = _best(small, objective, pinned)
+    steps = {kept[step.layer]: step for step in answer.path()}
+    modes: list[bool | None] = [None] * len(p.rates)
+    real = [i for i, u in enumerate([*used, True]) if u]
+    for i, x in zip(real, answer.exits, strict=True):
+        modes[i] = x.speculates
+    cores = [(steps[i].core,) if i in steps else p.cores_of[i] for i in range(len(p.layers))]
+    keep = [
+        bool(steps[i].variant & 1) if i in steps and small.uses[steps[i].layer] else None for i in range(len(p.layers))
+    ]
+    return _search(p, Rules(cores, keep, modes), objective, width=2)
+
+
+def _without_exits(p: Problem, used: Sequence[bool]) -> tuple[Problem, list[int]]:
+    """The problem without the branches of unused exits, and the place of each of its layers in the full one."""
+    stages: list[Stage] = []
+    carried: tuple[Layer, ...] = ()
+    for stage, take in zip(p.workload.stages, [*used, True], strict=True):
+        backbone = (*carried, *stage.backbone)
+        if take:
+            stages.append(replace(stage, backbone=backbone))
+            carried = ()
+        else:
+            carried = backbone
+    workload = Workload(p.workload.name, tuple(stages))
+    place_of = {layer.name: i for i, layer in enumerate(p.layers)}
+    kept = [place_of[layer.name] for layer in workload.layers]
+    costs = p.costs
+    table = LayerCosts(
+        cycles=costs.cycles[:, kept],
+        energy_pj=costs.energy_pj[:, kept],
+        parts={k: v[:, kept] for k, v in costs.parts.items()},
+        utilization=costs.utilization[:, kept],
+        peak_bytes=costs.peak_bytes[:, kept],
+        levels={k: v[:, kept] for k, v in costs.levels.items()},
+    )
+    rates = tuple(r for r, u in zip(p.rates, [*used, True], strict=True) if u)
+    names = p.accelerator.core_names
+    pinned = {p.layers[i].name: names[p.cores_of[i][0]] for i in kept if len(p.cores_of[i]) == 1}
+    return build_problem(workload, p.accelerator, table, rates, pinned), kept

@@ -1,0 +1,116 @@
+"""From a finished schedule to its price list: `NetworkCost` with layers, stages, memory peaks and the mapping."""
+
+from offramp.cost.network import LayerCost, NetworkCost, StageCost
+from offramp.cost.problem import Problem
+from offramp.cost.schedule import State, Step
+from offramp.ir.mapping import Assignment, ExitMode, Mapping
+
+LINK, SPILL = "link", "spill"
+"""Energy parts of tensors that travel between cores, and of those written out to make room."""
+
+
+def network_cost(p: Problem, state: State) -> NetworkCost:
+    """The price list of a complete schedule."""
+    steps = state.path()
+    names = p.accelerator.core_names
+    modes = tuple(ExitMode.SPECULATE if x.speculates else ExitMode.WAIT for x in state.exits[:-1])
+    mapping = Mapping(
+        assignments=tuple(Assignment(p.layers[s.layer].name, names[s.core]) for s in steps), exit_modes=modes
+    )
+    return NetworkCost(
+        name=p.workload.name,
+        accelerator=p.accelerator.name,
+        clock_mhz=p.accelerator.clock_mhz,
+        mapping=mapping,
+        layers=tuple(_layer_cost(p, step) for step in steps),
+        stages=tuple(_stage_cost(p, state, steps, i) for i in range(len(p.rates))),
+        macs=p.workload.macs,
+        peak_bytes=_peak_bytes(p),
+        level_bytes=_level_bytes(p, steps),
+        exit_rates=p.rates,
+        transfers=tuple(move for step in steps for move in step.transfers),
+    )
+
+
+def _layer_cost(p: Problem, step: Step) -> LayerCost:
+    layer = p.layers[step.layer]
+    parts = {
+        name: float(values[step.variant, step.layer, step.core])
+        for name, values in p.costs.parts.items()
+        if values[step.variant, step.layer, step.core]
+    }
+    for move in step.transfers:
+        kind = LINK if move.consumer else SPILL
+        parts[kind] = parts.get(kind, 0.0) + move.energy_pj
+    priced = p.cycles[step.layer][step.core][step.variant]
+    use = float(p.costs.utilization[step.variant, step.layer, step.core])
+    return LayerCost(
+        name=layer.name,
+        op=str(layer.op),
+        core=p.accelerator.core_names[step.core],
+        macs=layer.macs,
+        latency_cycles=step.end - step.start,
+        energy_pj=step.energy,
+        energy_parts=parts,
+        utilization=use * priced / (step.end - step.start) if step.end > step.start else use,
+        start=step.start,
+        end=step.end,
+        stage=p.stage_of[step.layer],
+        branch=p.in_branch[step.layer],
+    )
+
+
+def _stage_cost(p: Problem, state: State, steps: list[Step], stage: int) -> StageCost:
+    backbone = [s for s in steps if p.stage_of[s.layer] == stage and not p.in_branch[s.layer]]
+    branch = [s for s in steps if p.stage_of[s.layer] == stage and p.in_branch[s.layer]]
+    x = state.exits[stage]
+    return StageCost(
+        backbone_cycles=_span(backbone),
+        branch_cycles=_span(branch),
+        backbone_pj=sum(s.energy for s in backbone),
+        branch_pj=sum(s.energy for s in branch),
+        cumulative_cycles=x.time,
+        cumulative_pj=x.energy + x.wasted,
+        wasted_pj=x.wasted,
+    )
+
+
+def _span(steps: list[Step]) -> float:
+    return max(s.end for s in steps) - min(s.start for s in steps) if steps else 0.0
+
+
+def _peak_bytes(p: Problem) -> int:
+    """Most bytes of activations alive at once in program order: those still needed, and what the layer writes."""
+    uses = p.uses.copy()
+    alive: dict[int, float] = {}
+    peak = 0.0
+    for i, sources in enumerate(p.inputs):
+        own_input = p.input_bytes[i] if -1 in sources else 0.0
+        peak = max(peak, sum(alive.values()) + own_input + p.output_bytes[i])
+        alive[i] = p.output_bytes[i]
+        for source in (*(s for s in sources if s >= 0), *(() if uses[i] else (i,))):
+            uses[source] -= 1
+            if uses[source] <= 0:
+                alive.pop(source, None)
+    return round(peak)
+
+
+def _level_bytes(p: Problem, steps: list[Step]) -> dict[str, int]:
+    """Most bytes in each memory; `outer` holds all weights and, at most, the tensors of the largest layer outside."""
+    names = p.accelerator.core_names
+    peaks: dict[str, float] = {}
+    for step in steps:
+        for level, values in p.costs.levels.items():
+            key = f"{names[step.core]}.{level}"
+            peaks[key] = max(peaks.get(key, 0.0), float(values[step.variant, step.layer, step.core]))
+        memory = p.memory_of[step.core]
+        if memory >= 0:
+            key = p.accelerator.activation_memories[memory].name
+            peaks[key] = max(peaks.get(key, 0.0), step.occupied)
+    outside = [
+        p.input_bytes[s.layer] * len(p.inputs[s.layer]) * (s.variant < 2)
+        + p.output_bytes[s.layer] * (s.variant % 2 == 0)
+        for s in steps
+    ]
+    peaks["outer"] = sum(p.weight_bytes) + max(outside, default=0.0)
+    return {name: round(value) for name, value in peaks.items() if value}
