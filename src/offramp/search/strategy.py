@@ -1,0 +1,25 @@
+"""The strategies by name. All are ask/tell (`search.task`) and deterministic for a seed."""
+
+from collections.abc import Callable
+
+from offramp.errors import choose
+from offramp.search.evolution import Nsga2
+from offramp.search.random_search import RandomSearch
+from offramp.search.task import Strategy, Task
+
+STRATEGIES: dict[str, Callable[[Task], Strategy]] = {
+    "random": RandomSearch,
+    "nsga2": Nsga2,
+}
+"""Name -> maker."""
+
+
+def make_strategy(name: str, task: Task) -> Strategy:
+    """A strategy by name for a task.
+
+    Raises:
+        UserError: the name is unknown; the message lists what is known.
+    """
+    if name not in STRATEGIES:
+        raise choose("strategy", name, STRATEGIES, where="--strategy")
+    return STRATEGIES[name](task)
