@@ -102,10 +102,16 @@ def trace_block(block: nn.Module, path: str) -> BlockGraph:
     Raises:
         UserError: an operator is not supported, or the control flow depends on data; names the module path.
     """
+    return trace_values(block, path)[0]
+
+
+def trace_values(block: nn.Module, path: str) -> tuple[BlockGraph, dict[str, fx.Node]]:
+    """`trace_block`, and for every fused layer the fx node that holds its final value."""
     reader = _Reader(block, path)
     for node in fx_graph(block, path).nodes:
         reader.read(node)
-    return BlockGraph(tuple(reader.nodes.values()), reader.output)
+    values = {layer: value for value, layer in reader.alias.items() if value not in reader.pads}
+    return BlockGraph(tuple(reader.nodes.values()), reader.output), values
 
 
 def fx_graph(module: nn.Module, path: str) -> fx.Graph:
@@ -258,18 +264,22 @@ class _Reader:
         owner = self._only_reader(node)
         if owner.op is not NodeOp.CONV or owner.batch_norm or owner.activation is not Activation.NONE:
             raise self._refuse(node, f"batch norm after {owner.name}, which is not a bare convolution")
-        self._merge(node, replace(owner, batch_norm=self._name(node)))
+        self.nodes[owner.name] = replace(owner, batch_norm=self._name(node))
+        self.alias[node] = owner.name
 
     def _activation(self, node: fx.Node, activation: Activation) -> None:
-        owner = self._only_reader(node)
+        reader = owner = self._only_reader(node)
+        while owner.op is NodeOp.MAX_POOL and owner.inputs[0] in self.nodes and self._read_once(owner.inputs[0]):
+            owner = self.nodes[owner.inputs[0]]  # rectifying and taking the maximum commute
         if owner.op not in (NodeOp.CONV, NodeOp.DENSE, NodeOp.ADD) or owner.activation is not Activation.NONE:
             raise self._refuse(node, f"activation after {owner.name}, which is not a bare convolution, linear or +")
         module = self._name(node) if node.op == "call_module" else ""
-        self._merge(node, replace(owner, activation=activation, activation_module=module))
+        self.nodes[owner.name] = replace(owner, activation=activation, activation_module=module)
+        self.alias[node] = reader.name
 
-    def _merge(self, node: fx.Node, owner: FusedNode) -> None:
-        self.nodes[owner.name] = owner
-        self.alias[node] = owner.name
+    def _read_once(self, name: str) -> bool:
+        values = [value for value, owner in self.alias.items() if owner == name]
+        return len(values[-1].users) == 1
 
     def _function(self, node: fx.Node) -> None:
         target: Any = node.target
@@ -352,7 +362,8 @@ def _pair(value: Any) -> tuple[int, int]:
 def pool_of(module: nn.Module) -> Pool | None:
     """The window of a pooling module; None when it is none, or one with ceil mode, dilation or padded averages."""
     if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
-        return Pool(output=_pair(module.output_size))
+        size: Any = module.output_size
+        return Pool(output=_pair(size)) if isinstance(size, int) or None not in size else None
     if not isinstance(module, nn.MaxPool2d | nn.AvgPool2d) or module.ceil_mode:
         return None
     (y, x), kernel = _pair(module.padding), _pair(module.kernel_size)

@@ -204,7 +204,7 @@ def mount(architecture: Architecture, exits: Sequence[ExitChoice], full: Backbon
         branch_graphs={e: b.graph for e, b in outlines.items()},
     )
     for layer, size in _checked_kernels(architecture, facts):
-        if int(layer.split(".")[0].removeprefix("block")) in blocks:
+        if layer.split(".")[0] in (HEAD, *map(block_name, blocks)):
             resize_kernel(cast(nn.Conv2d, network.get_submodule(layer)), size)
     kept = _kept_channels(architecture, facts, {network.branch_name(e): (e, b) for e, b in outlines.items()})
     resize(network, network.nodes, {INPUT: full.input_shape[0]}, kept)

@@ -1,0 +1,143 @@
+"""A user's own classifier as a `Backbone`: traced, checked, and cut wherever a single feature map crosses.
+
+Cuts are made after convolutions and additions, behind the pooling that follows them, never between a depthwise
+convolution and the layer that mixes its channels. The head is what follows the last cut. Weights are taken along; a
+softmax at the end is left out, because exits want logits. Knows no file formats.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from offramp.errors import UserError
+from offramp.ir.quantized import NodeOp
+from offramp.nn.backbones import Backbone
+from offramp.nn.graph import BLOCK_INPUT, FLATTENS, BlockGraph, FusedNode, fx_graph, is_depthwise, trace_values
+from offramp.nn.layers import Shape
+from offramp.nn.shapes import propagate
+
+_SOFTMAX_FUNCTIONS = (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax")
+_SOFTMAX_MODULES = (nn.Softmax, nn.LogSoftmax)
+
+
+def import_module(module: nn.Module, input_shape: Shape, *, name: str = "imported") -> Backbone:
+    """A classifier cut into blocks; the module itself stays as it is.
+
+    Args:
+        module: takes (N, C, H, W), gives logits (N, classes); any mix of Conv2d, BatchNorm2d after it, ReLU, ReLU6,
+            Linear, pooling, additions, flattening, dropout.
+        input_shape: (C, H, W).
+        name: what the backbone is called in architectures and reports.
+
+    Raises:
+        UserError: an operator that is not supported (with its module path), shapes that do not fit, or no place to
+            cut.
+    """
+    root = copy.deepcopy(module).cpu()
+    graph = _plain_graph(fx.GraphModule(root, fx_graph(root, name)))
+    traced = fx.GraphModule(root, graph)
+    layers, values = trace_values(traced, name)
+    shapes = propagate(traced, layers.nodes, {BLOCK_INPUT: input_shape})
+    classes = _classes(shapes[layers.output], name)
+    cuts = [values[layer] for layer in _cuts(traced, layers)]
+    if not cuts:
+        wanted = "a convolution before the classifier after which one feature map alone goes on"
+        raise UserError("no place where an exit could sit", wanted=wanted, where=name)
+    *blocks, head = _segments(traced, cuts)
+    return Backbone(name, input_shape, classes, tuple(blocks), head)
+
+
+def _classes(shape: Shape, name: str) -> int:
+    if shape[1:] != (1, 1) or shape[0] < 2:
+        raise UserError(f"an output of shape {shape}", wanted="logits of at least 2 classes", where=name)
+    return shape[0]
+
+
+def _plain_graph(module: fx.GraphModule) -> fx.Graph:
+    """Every reshape that only flattens as `torch.flatten`, so that no size crosses a cut; no softmax at the end."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op == "output" and isinstance(node.args[0], fx.Node) and _is_softmax(module, node.args[0]):
+            node.args = (node.args[0].args[0],)
+        sized = [a for a in node.args[1:] if isinstance(a, fx.Node)]
+        if node.target in FLATTENS and node.args[2:] == (-1,) and len(sized) == 1:
+            node.op, node.target, node.args, node.kwargs = "call_function", torch.flatten, (node.args[0], 1), {}
+    graph.eliminate_dead_code()
+    return graph
+
+
+def _is_softmax(module: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), _SOFTMAX_MODULES)
+    return node.target in _SOFTMAX_FUNCTIONS
+
+
+def _cuts(traced: fx.GraphModule, layers: BlockGraph) -> list[str]:
+    """Names of the layers after which the network is cut, in order."""
+    nodes = layers.nodes
+    weights = [node.op in (NodeOp.CONV, NodeOp.DENSE) for node in nodes]
+    cuts, since = [], False
+    for i, node in enumerate(nodes[:-1]):
+        since = since or node.op is NodeOp.CONV
+        rest = nodes[i + 1 :]
+        if (
+            since
+            and any(weights[i + 1 :])
+            and _crosses_alone(nodes[: i + 1], rest)
+            and _ends_a_block(traced, node, rest)
+        ):
+            cuts.append(node.name)
+            since = False
+    return cuts
+
+
+def _crosses_alone(before: Sequence[FusedNode], after: Sequence[FusedNode]) -> bool:
+    """True when the later layers read nothing from the earlier ones but the last output."""
+    known = {node.name for node in after} | {before[-1].name}
+    return all(i in known for node in after for i in node.inputs)
+
+
+def _ends_a_block(traced: fx.GraphModule, node: FusedNode, rest: Sequence[FusedNode]) -> bool:
+    if node.op in (NodeOp.FLATTEN, NodeOp.DENSE):
+        return False
+    if node.op is NodeOp.CONV:
+        module = traced.get_submodule(node.module)
+        if isinstance(module, nn.Conv2d) and is_depthwise(module):
+            return False
+    pools = rest[0].op in (NodeOp.MAX_POOL, NodeOp.AVG_POOL)
+    last = not any(n.op in (NodeOp.CONV, NodeOp.ADD) for n in rest)
+    return last or not pools
+
+
+def _segments(traced: fx.GraphModule, cuts: Sequence[fx.Node]) -> list[fx.GraphModule]:
+    """One module per block and one for the head: each has the nodes that its last value needs and no earlier block."""
+    (output,) = (node for node in traced.graph.nodes if node.op == "output")
+    taken: set[fx.Node] = {node for node in traced.graph.nodes if node.op == "placeholder"}
+    segments = []
+    for end in (*cuts, output.args[0]):
+        assert isinstance(end, fx.Node)
+        needed = _ancestors(end, taken)
+        taken |= needed
+        segments.append(_segment(traced, [n for n in traced.graph.nodes if n in needed], end))
+    return segments
+
+
+def _ancestors(node: fx.Node, taken: set[fx.Node]) -> set[fx.Node]:
+    found, open_nodes = set[fx.Node](), [node]
+    while open_nodes:
+        if (now := open_nodes.pop()) not in taken and now not in found:
+            found.add(now)
+            open_nodes += now.all_input_nodes
+    return found
+
+
+def _segment(traced: fx.GraphModule, nodes: Sequence[fx.Node], end: fx.Node) -> fx.GraphModule:
+    graph = fx.Graph()
+    entry, copies = graph.placeholder("block_input"), dict[fx.Node, fx.Node]()
+    for node in nodes:
+        copies[node] = graph.node_copy(node, lambda n: copies.get(n, entry))
+    graph.output(copies[end])
+    return fx.GraphModule(traced, graph)
