@@ -106,23 +106,26 @@ class _Reader:
         return tuple(rows)
 
     def numbers(self, path: str, given: Any) -> tuple[int, ...] | None:
-        """A list of positive integers, or {min, max, step}."""
+        """A list of whole numbers, or {min, max, step}."""
         if isinstance(given, Mapping):
             return self._range(path, given)
-        if not isinstance(given, list) or not all(_positive(v) for v in given):
-            self.faults.add(path, f"{given!r}, wanted a list of positive integers or {{min, max, step}}")
+        if not isinstance(given, list) or not all(_count(v) for v in given):
+            self.faults.add(path, f"{given!r}, wanted a list of whole numbers or {{min, max, step}}")
             return None
+        self._whole(path, given)
+        return tuple(sorted(set(given)))
+
+    def _whole(self, path: str, given: list[Any]) -> None:
         if not given:
             self.faults.add(path, "no choices")
         if len(set(given)) < len(given):
             self.faults.add(path, f"{given!r} lists a choice twice")
-        return tuple(sorted(set(given)))
 
     def _range(self, path: str, given: Mapping[Any, Any]) -> tuple[int, ...] | None:
         low, high, step = given.get("min", 0), given.get("max", 0), given.get("step", 1)
         unknown = [k for k in given if k not in ("min", "max", "step")]
-        if unknown or not (_positive(low) and _positive(high) and _positive(step)):
-            self.faults.add(path, f"{dict(given)!r}, wanted {{min, max, step}} as positive integers")
+        if unknown or not (_count(low) and _count(high) and _count(step) and step):
+            self.faults.add(path, f"{dict(given)!r}, wanted {{min, max, step}} as whole numbers, step above 0")
             return None
         if low > high:
             self.faults.add(path, f"bounds reversed: min {low} is above max {high}")
@@ -135,10 +138,7 @@ class _Reader:
         if not isinstance(words, list) or not all(isinstance(v, str) for v in words):
             self.faults.add(path, f"{given!r}, wanted a list of names")
             return None
-        if not words:
-            self.faults.add(path, "no choices")
-        if len(set(words)) < len(words):
-            self.faults.add(path, f"{words!r} lists a choice twice")
+        self._whole(path, words)
         return tuple(words)
 
     def bits(self, path: str, given: Any) -> BitChoice | None:
@@ -155,7 +155,7 @@ class _Reader:
         """Bits of what is not listed; 8 and 8 when absent."""
         given = self.data.get("default_bits", {})
         legal = isinstance(given, Mapping) and not set(given) - {"weights", "activations"}
-        if not legal or not all(_positive(v) for v in given.values()):
+        if not legal or not all(_count(v) for v in given.values()):
             if not quiet:
                 self.faults.add("$.default_bits", f"{given!r}, wanted {{weights: 8, activations: 8}}")
             return 8, 8
@@ -170,8 +170,8 @@ class _Reader:
         return given
 
 
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def space_text(space: Space) -> str:
