@@ -1,10 +1,10 @@
-"""Folding batch norm and re-estimating it: the function stays, names stay, modes come back."""
+"""Folding batch norm and collecting its statistics: the function stays, names stay, modes come back."""
 
 import torch
 from torch import nn
 
 from offramp.ir.architecture import Architecture, ExitChoice
-from offramp.nn.fold import fold_batchnorm, recalibrate_norms
+from offramp.nn.fold import collecting_norms, fold_batchnorm
 from offramp.nn.network import EarlyExitNetwork, build
 
 ARCHITECTURES = {
@@ -47,14 +47,15 @@ def test_folding_does_not_touch_the_original() -> None:
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
-def test_recalibrated_norms_hold_the_statistics_of_the_batches_and_nothing_else_changes() -> None:
+def test_collected_norms_hold_the_statistics_of_the_batches_and_modes_come_back() -> None:
     network = lively("resnet8")
     first = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
     seen: list[torch.Tensor] = []
     handle = first.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     weights = {k: v.clone() for k, v in network.named_parameters()}
-    batches = [torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    recalibrate_norms(network, batches)
+    with torch.no_grad(), collecting_norms(network):
+        for i in range(3):
+            network(torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(i)))
     handle.remove()
     assert first.running_mean is not None
     torch.testing.assert_close(first.running_mean, torch.cat(seen).mean(dim=(0, 2, 3)))

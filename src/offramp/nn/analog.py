@@ -110,12 +110,20 @@ class AnalogArray(nn.Module):
             product: convolution or dense product of an input block and a weight block, without bias.
         """
         if self.dac_bits < self._source[0].bits and self.adc.samples is None:
-            x = round_to_grid(x, self.dac_step, *self._dac_range())
+            x = self._convert_input(x)
         blocks = zip(*[torch.split(t, self.channels_per_block, 1) for t in (x, ternary)], strict=True)
         total, *rest = [self._read(product(a, w, None)) for a, w in blocks]
         for part in rest:
             total = total + part
         return total
+
+    def _convert_input(self, x: Tensor) -> Tensor:
+        """The input on the DAC's grid. Halves are frequent here, so they are rounded as exact integers."""
+        source = self._source[0]
+        position = x / source.step
+        integer = position + (position.round() - position).detach()
+        coarse = integer.new_tensor(2.0 ** (source.bits - self.dac_bits))
+        return round_to_grid(integer, coarse, *self._dac_range()) * source.step
 
     def _read(self, partial: Tensor) -> Tensor:
         """One block's sum, in units of the input times ternary weights, through noise and ADC."""
@@ -129,6 +137,6 @@ class AnalogArray(nn.Module):
 
     def frozen(self) -> AnalogNumbers:
         """The array as a value of `ir`."""
-        dac = Quantizer(self.dac_bits, self._source[0].signed, float(self.dac_step))
-        adc = Quantizer(self.adc.bits, True, float(self.adc.step / self.dac_step))
+        dac = Quantizer(self.dac_bits, self._source[0].signed, float(self.dac_step.detach()))
+        adc = Quantizer(self.adc.bits, True, float((self.adc.step / self.dac_step).detach()))
         return AnalogNumbers(self.settings.rows, dac, adc, self.settings.read_noise)

@@ -5,7 +5,7 @@ quantization-aware training keeps into the scales of the integer weights instead
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -72,11 +72,3 @@ def collecting_norms(network: nn.Module) -> Iterator[None]:
         norm.momentum = momentum
     for module, mode in modes.items():
         module.training = mode
-
-
-@torch.no_grad()
-def recalibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the statistics of every batch norm with those of the given batches (nothing else changes)."""
-    with collecting_norms(network):
-        for x in batches:
-            network(x)

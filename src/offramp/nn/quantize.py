@@ -20,6 +20,7 @@ from offramp.nn.graph import FusedNode
 from offramp.nn.network import EarlyExitNetwork
 from offramp.nn.quantized_layers import QuantizedAdd, QuantizedLayer, Reshaping
 from offramp.nn.quantizers import StepQuantizer
+from offramp.nn.shapes import propagate
 
 WEIGHT_BITS = (2, 4, 8)
 ACTIVATION_BITS = (4, 7, 8)
@@ -38,6 +39,7 @@ class PreparedNetwork(nn.Module):
         input: quantizer of the network's input.
         noise: the source of read noise; `noise.seed(n)` starts it anew.
         input_shape: (C, H, W).
+        shapes: (C, H, W) of every layer's output, the input included.
         classes: number of classes.
     """
 
@@ -47,7 +49,9 @@ class PreparedNetwork(nn.Module):
         self.name, self.stage_nodes = network.name, network.stage_nodes
         self.input = StepQuantizer(INPUT_BITS, signed=True)
         self.noise = NoiseSource(noise_seed)
+        self.shapes = propagate(network, network.nodes, {INPUT: network.input_shape})
         self._index: dict[str, int] = {}
+        self._quantizers = {INPUT: self.input}
         self.layers = nn.ModuleList()
 
     def layer(self, name: str) -> Layer:
@@ -56,10 +60,17 @@ class PreparedNetwork(nn.Module):
         assert isinstance(module, QuantizedLayer | QuantizedAdd | Reshaping)
         return module
 
-    def add(self, layer: Layer) -> None:
-        """Append a layer."""
-        self._index[layer.node.name] = len(self.layers)
+    def quantizer_of(self, tensor: str) -> StepQuantizer:
+        """The quantizer of a tensor: a layer's output, or the input; logits have none (KeyError)."""
+        return self._quantizers[tensor]
+
+    def add(self, layer: Layer, quantizer: StepQuantizer | None) -> None:
+        """Append a layer whose output has this quantizer."""
+        name = layer.node.name
+        self._index[name] = len(self.layers)
         self.layers.append(layer)
+        if quantizer is not None:
+            self._quantizers[name] = quantizer
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Logits of every exit, each (N, classes)."""
@@ -110,15 +121,12 @@ def prepare(
     _check_names(nodes, precision, analog)
     prepared = PreparedNetwork(network, noise_seed)
     logits = {stage.logits for stage in prepared.stage_nodes}
-    quantizers = {INPUT: prepared.input}
     for node in nodes.values():
         bits = _checked(node, precision.get(node.name, default))
-        source = quantizers[node.inputs[0]]
+        source = prepared.quantizer_of(node.inputs[0])
         layer = _layer_of(network, node, bits, source, analog.get(node.name), prepared.noise)
-        if node.name not in logits:
-            layer.output = _output_of(node, bits, source)
-            quantizers[node.name] = source if layer.output is None else layer.output
-        prepared.add(layer)
+        layer.output = None if node.name in logits else _output_of(node, bits, source)
+        prepared.add(layer, None if node.name in logits else layer.output or source)
     return prepared
 
 

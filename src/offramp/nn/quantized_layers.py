@@ -51,7 +51,9 @@ class QuantizedLayer(nn.Module):
         self.weight_quantizer = WeightQuantizer(self.weight.detach(), self.precision.weight_bits)
         self.output: StepQuantizer | None = None
         self.conv = isinstance(module, nn.Conv2d)
-        self.stride, self.groups = ((1, 1), 1) if isinstance(module, nn.Linear) else (module.stride, module.groups)
+        self.stride, self.groups = (1, 1), 1
+        if isinstance(module, nn.Conv2d):
+            self.stride, self.groups = (int(module.stride[0]), int(module.stride[1])), module.groups
         self.padding = (0, 0, 0, 0) if isinstance(module, nn.Linear) else total_padding(node, module)
         self.array = None if analog is None else self._make_array(analog, noise)
 
@@ -64,7 +66,9 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Real values on the output quantizer's grid, or logits."""
-        y = self._train(x) if self.training else self._evaluate(x)
+        if not self.training and self.array is None:
+            return self._evaluate(x)
+        y = self._train(x) if self.training else self._read(x)
         return activate(y, self.node.activation) if self.output is None else self.output(y)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -86,11 +90,24 @@ class QuantizedLayer(nn.Module):
             y = _per_channel(y, step.reshape(-1), self.bias)
         return y if self.norm is None else self.norm(y)
 
-    def _evaluate(self, x: Tensor) -> Tensor:
+    def _read(self, x: Tensor) -> Tensor:
+        """The array's product with the scales and biases of evaluation."""
+        assert self.array is not None
         integers, scale, bias = self.frozen()
-        if self.array is None:
-            return self.product(x, integers * scale.reshape(-1, *[1] * (integers.dim() - 1)), bias)
         return _per_channel(self.array(x, integers, self.product), scale, bias)
+
+    @torch.no_grad()
+    def _evaluate(self, x: Tensor) -> Tensor:
+        """Sums of integers, exact in float32 below 2^24, and one multiplication per output, as a chip does it."""
+        integers, scale, bias = self.frozen()
+        unit = self.input_step.double() * scale.double()
+        q = (x * self.input_step.reciprocal()).round_()
+        total = self.product(q, integers, (bias / unit).round().float())
+        if self.output is None:
+            return activate(_per_channel(total, unit.float(), None), self.node.activation)
+        step = self.output.step
+        position = _per_channel(total, (unit / step.double()).float(), None)
+        return position.clamp_(self.output.low, self.output.high).round_().mul_(step)
 
     @property
     def input_step(self) -> Tensor:

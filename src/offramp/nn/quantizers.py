@@ -132,7 +132,7 @@ class StepQuantizer(nn.Module):
 
     def frozen(self) -> Quantizer:
         """The quantizer as a value of `ir`."""
-        return Quantizer(self.bits, self.signed, float(self.step))
+        return Quantizer(self.bits, self.signed, float(self.step.detach()))
 
 
 class WeightQuantizer(nn.Module):
