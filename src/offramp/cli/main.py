@@ -1,5 +1,8 @@
 """The entry point: importing a command's file registers it on `app`."""
 
+import offramp.cli.report
+import offramp.cli.run
+import offramp.cli.search
 from offramp.cli.app import main
 
 __all__ = ["main"]

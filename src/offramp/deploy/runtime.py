@@ -1,0 +1,205 @@
+"""Runs a bundle with ONNX Runtime, stage by stage, and stops at the exit: a later stage is not run at all.
+
+Batches are compacted as samples leave; `stream` takes one sample at a time through buffers bound once, so that staging
+costs a few microseconds. Thresholds and operating point may change between calls. Sessions are made when a stage is
+first needed. Exit decisions are `offramp.exits`': nothing is decided here. It needs no torch.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
+from offramp.deploy.plan import StagePlan
+from offramp.errors import DataError, UserError
+from offramp.exits.policy import decide
+from offramp.exits.single import SingleSample
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+EXACT_KERNELS = "session.x64quantprecision"
+"""ONNX Runtime: where int8 products can saturate (x86 without VNNI), use kernels that cannot."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """Class index and exit index of every sample, [N] each."""
+
+    labels: Ints
+    exits: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Class index and exit index of one sample."""
+
+    label: int
+    exit: int
+
+
+def make_session(model: bytes, *, threads: int = 1, optimize: bool = True) -> Any:
+    """An ONNX Runtime session with the settings under which bundles are exact."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    options.add_session_config_entry(EXACT_KERNELS, "1")
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class _Bound:
+    """A session with fixed buffers for one sample: fill `source`, call `run`, read `logits`."""
+
+    def __init__(self, session: Any, source: NDArray[Any], stage: StagePlan, classes: int, *, last: bool) -> None:
+        self.source, self.binding = source, session.io_binding()
+        self.logits = np.zeros((1, classes), np.float32)
+        shape = (stage.carried.size,) if stage.carried.flat else stage.carried.shape
+        self.carried = np.zeros((1, *shape), np.uint8)
+        entry = session.get_inputs()[0].name
+        self.binding.bind_input(entry, "cpu", 0, source.dtype.type, list(source.shape), source.ctypes.data)
+        results = [self.logits] if last else [self.carried, self.logits]
+        for info, array in zip(session.get_outputs(), results, strict=True):
+            self.binding.bind_output(info.name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+        self.run = partial(session.run_with_iobinding, self.binding)
+        self.read: Callable[[], list[float]] = self.logits[0].tolist
+
+
+class Runner:
+    """A bundle ready to run.
+
+    Attributes:
+        thresholds: in use; assign to change them.
+        executions: samples that each stage has run, since the start or `reset`.
+        calls: session runs of each stage.
+
+    Raises:
+        FormatError: the bundle is not what it should be.
+        UserError: the operating point is unknown.
+    """
+
+    def __init__(self, bundle: Bundle | str | Path, *, operating_point: str = DEFAULT_POINT, threads: int = 1) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self.policy = self.bundle.manifest.policy
+        self._threads, self._stages = threads, self.bundle.plan.stages
+        self._sessions: list[Any | None] = [None] * len(self._stages)
+        self._bound: list[_Bound] = []
+        self._single = SingleSample(self.policy)
+        self.use(operating_point)
+        self.reset()
+
+    def use(self, operating_point: str) -> None:
+        """Take the thresholds of another operating point."""
+        self.thresholds = self.bundle.point(operating_point).thresholds
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """One per early exit."""
+        return self._thresholds[:-1]
+
+    @thresholds.setter
+    def thresholds(self, values: Sequence[float]) -> None:
+        if len(values) != len(self._stages) - 1 or any(np.isnan(v) for v in values):
+            wanted = f"{len(self._stages) - 1} numbers, one per early exit"
+            raise UserError(f"thresholds {list(values)}", wanted=wanted, where=str(self.bundle.path))
+        self._thresholds = (*(float(v) for v in values), -np.inf)
+
+    def reset(self) -> None:
+        """Set the counters to zero."""
+        self._executions, self._calls, self._streamed = ([0] * len(self._stages) for _ in range(3))
+
+    @property
+    def executions(self) -> tuple[int, ...]:
+        """Samples that each stage has run."""
+        return tuple(n + m for n, m in zip(self._executions, self._reached(), strict=True))
+
+    @property
+    def calls(self) -> tuple[int, ...]:
+        """Session runs of each stage."""
+        return tuple(n + m for n, m in zip(self._calls, self._reached(), strict=True))
+
+    def _reached(self) -> list[int]:
+        """Streamed samples that reached each stage: all that left there or later."""
+        return [sum(self._streamed[i:]) for i in range(len(self._stages))]
+
+    def session(self, stage: int) -> Any:
+        """The session of a stage, made at first need."""
+        if self._sessions[stage] is None:
+            self._sessions[stage] = make_session(self.bundle.stage_files[stage], threads=self._threads)
+        return self._sessions[stage]
+
+    def predict(self, inputs: NDArray[Any], *, batch: int = 64) -> Outcome:
+        """Labels and exits of many samples, float [N, C, H, W], as the network was trained on (normalised).
+
+        Raises:
+            DataError: wrong shape or type, or numbers that are not finite; nothing has run then.
+        """
+        checked = self._checked(inputs, (len(inputs), *self.bundle.plan.input.shape))
+        parts = [self._predict_batch(checked[i : i + batch]) for i in range(0, len(checked), batch)]
+        if not parts:
+            return Outcome(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return Outcome(np.concatenate([p.labels for p in parts]), np.concatenate([p.exits for p in parts]))
+
+    def _checked(self, inputs: NDArray[Any], shape: tuple[int, ...]) -> Floats:
+        x, where = np.asarray(inputs), f"input of {self.bundle.path.name}"
+        if x.shape != shape:
+            raise DataError(f"shape {x.shape}", wanted=f"{shape}", where=where)
+        if x.dtype != np.float32:
+            if x.dtype != np.float64:
+                raise DataError(f"type {x.dtype}", wanted="float32, normalised as in training", where=where)
+            x = x.astype(np.float32)
+        if not (math.isfinite(np.vdot(x, x)) or np.isfinite(x).all()):  # the first test is the cheap one
+            raise DataError("numbers that are not finite (NaN or infinity)", wanted="finite numbers", where=where)
+        return x
+
+    def _predict_batch(self, values: NDArray[Any]) -> Outcome:
+        count = len(values)
+        labels, exits = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        inside, history = np.arange(count), None
+        for index, threshold in enumerate(self._thresholds):
+            temperature = self.bundle.plan.temperatures[index]
+            session = self.session(index)
+            *carried, logits = session.run(None, {session.get_inputs()[0].name: values})
+            self._executions[index] += len(inside)
+            self._calls[index] += 1
+            decision = decide(self.policy, logits, threshold, temperature=temperature, history=history)
+            labels[inside[decision.leave]], exits[inside[decision.leave]] = decision.prediction[decision.leave], index
+            stay = ~decision.leave
+            if not stay.any():
+                break
+            inside, values = inside[stay], carried[0][stay]
+            history = decision.history.of(stay)
+        return Outcome(labels, exits)
+
+    def stream(self, sample: NDArray[Any]) -> Answer:
+        """Label and exit of one sample, float [C, H, W].
+
+        Raises:
+            DataError: wrong shape or type, or numbers that are not finite; nothing has run then.
+        """
+        plan = self.bundle.plan
+        self._bind(0).source[0] = self._checked(sample, plan.input.shape)
+        leaves, index = self._single.start(), 0
+        for index, threshold in enumerate(self._thresholds):
+            stage = self._bound[index] if index < len(self._bound) else self._bind(index)
+            stage.run()
+            if leaves(stage.read(), threshold, plan.temperatures[index]):
+                break
+        self._streamed[index] += 1
+        return Answer(self._single.prediction, index)
+
+    def _bind(self, index: int) -> _Bound:
+        """Buffers of a stage, made at first need; a stage reads where the one before wrote."""
+        while len(self._bound) <= index:
+            at, plan = len(self._bound), self.bundle.plan
+            source = self._bound[-1].carried if at else np.zeros((1, *plan.input.shape), np.float32)
+            last = at == len(self._stages) - 1
+            self._bound.append(_Bound(self.session(at), source, self._stages[at], plan.network.classes, last=last))
+        return self._bound[index]
