@@ -1,0 +1,26 @@
+"""`offramp report`: makes the page of a run folder again from its journal, even while a search is running. No torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offramp.cli.app import app
+from offramp.report.page import write_report
+from offramp.report.plots import front_svg
+from offramp.report.run_folder import read_run
+
+
+@app.command("report")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="the run folder (it holds journal.sqlite)")],
+    out: Annotated[Path | None, typer.Option("--out", help="the page; RUN/report.html when not given")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="also write the front as an SVG picture")] = None,
+) -> None:
+    """Write the report of a run as one HTML page that opens offline."""
+    study = read_run(run)
+    page = out or run / "report.html"
+    write_report(page, study)
+    if svg is not None:
+        svg.write_text(front_svg(study), encoding="utf-8")
+    typer.echo(str(page))
