@@ -215,3 +215,21 @@ def test_measured_energy_stands_beside_predicted(report: StudyReport) -> None:
     reader = read(replace(report, measured=timed))
     assert "measured energy on board" in reader.words
     assert "77 µJ" in reader.words
+
+
+def test_exits_that_nobody_takes_and_figures_that_json_has_not(report: StudyReport) -> None:
+    some = next(t for t, _ in report.front if t.thresholds)
+    detail = json.loads(some.detail)
+    detail["curve"][0]["thresholds"] = [float("inf")] * len(some.thresholds)
+    closed = replace(some, thresholds=(float("inf"),) * len(some.thresholds), detail=json.dumps(detail))
+    reader = read(StudyReport(title="closed", trials=(closed,)))
+    assert "nobody" in reader.words
+    points = data_of(reader)["explorer"][0]["points"]
+    assert [None] * len(some.thresholds) in [p["thresholds"] for p in points]
+
+
+def test_finished_networks_that_are_beaten_are_shown_as_such(report: StudyReport) -> None:
+    finished = tuple(t for t, _ in report.evaluated[:12])
+    reader = read(replace(report, finished=finished))
+    assert "finished, but beaten" in reader.words
+    assert {f"trial-{t.number}" for t in finished} <= set(reader.ids)

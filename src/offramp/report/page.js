@@ -69,7 +69,8 @@
     chosen.exits.forEach((name, k) => {
       const row = body.insertRow(), rate = (at.exit_rates || [])[k];
       cell(row, name, true);
-      cell(row, k < chosen.exits.length - 1 ? number((at.thresholds || [])[k]) : "takes all");
+      const least = (at.thresholds || [])[k];
+      cell(row, k === chosen.exits.length - 1 ? "takes all" : least === null ? "nobody" : number(least));
       const bar = cell(row, "");
       bar.className = "bar";
       bar.style.setProperty("--share", rate || 0);

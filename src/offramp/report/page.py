@@ -5,6 +5,7 @@ escaped; figures reach the browser as JSON in which `<` cannot end the script.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -62,8 +63,21 @@ def _data(report: StudyReport) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    """JSON that is safe inside a script element."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    """JSON that is safe inside a script element; infinity and NaN, which JSON has not, become null."""
+    return (
+        json.dumps(_finite(value), allow_nan=False)
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("&", "\\u0026")
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _header(report: StudyReport) -> str:
@@ -111,6 +125,7 @@ def _charts(report: StudyReport) -> str:
     )
 
 
+MARKS = {"knee": " ★", "beaten": " <small>finished, but beaten</small>"}
 HEAD = ("network", "accuracy, val.", "test", "energy", "latency", "worst latency", "MACs", "peak memory")
 
 
@@ -121,6 +136,7 @@ def _front_table(report: StudyReport) -> str:
     if report.static and report.static.metrics:
         rows.append(_front_row(report, report.static, report.static.metrics, "static"))
     rows += [_front_row(report, t, m, "knee" if t is report.knee else "") for t, m in report.front]
+    rows += [_front_row(report, t, m, "beaten") for t, m in report.beaten]
     head = [*HEAD, "exits after", "leave early", "weight bits × layers", "layers on cores"]
     return f'<section id="front"><h2>Points of the front</h2>{table_html(head, rows)}</section>'
 
@@ -137,7 +153,7 @@ def _front_row(report: StudyReport, trial: Trial, metrics: Metrics, kind: str) -
     early = rate_cell(sum(trial.exit_rates[:-1])) if len(trial.exit_rates) > 1 else "<td>–</td>"
     text = [exits_short(trial), bits_short(trial), cores_short(trial)]
     return (
-        f'<tr class="{kind}"><td class=left>{name}{" ★" if kind == "knee" else ""}</td>'
+        f'<tr class="{kind}"><td class=left>{name}{MARKS.get(kind, "")}</td>'
         f"{''.join(f'<td>{c}</td>' for c in cells)}<td>{escape(text[0])}</td>{early}"
         f"<td class=wrap>{escape(text[1])}</td><td class=wrap>{escape(text[2])}</td></tr>"
     )
@@ -146,8 +162,9 @@ def _front_row(report: StudyReport, trial: Trial, metrics: Metrics, kind: str) -
 def _points(report: StudyReport) -> str:
     if not report.front:
         return ""
-    colours = core_colours([t for t, _ in report.front])
-    points = "".join(point_html(report, t, m, colours) for t, m in report.front)
+    networks = report.front + report.beaten
+    colours = core_colours([t for t, _ in networks])
+    points = "".join(point_html(report, t, m, colours) for t, m in networks)
     note = "Predicted figures are expected values over the exits."
     return f'<section><h2>Each network of the front</h2><p class="note">{note}</p>{points}</section>'
 

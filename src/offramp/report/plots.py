@@ -80,6 +80,10 @@ def front_figure(report: StudyReport, cost: str) -> Figure:
     if broken:
         marker = {"color": BROKEN, "size": 7, "opacity": 0.6, "symbol": "x-thin-open"}
         traces.append(_markers(broken, cost, "infeasible", marker))
+    if report.beaten:
+        traces.append(
+            _markers(report.beaten, cost, "finished, but beaten", {"color": FRONT, "size": 8, "opacity": 0.45})
+        )
     traces.append(_stairs(report.front, cost))
     ring = {"color": FRONT, "size": 11, "line": {"width": 1.5, "color": "#ffffff"}}
     traces.append(_markers(report.front, cost, "front", ring))

@@ -1,5 +1,6 @@
 """One network on the page: its exits, its layers on their cores, its predicted and measured cost, beside static."""
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -47,6 +48,13 @@ def _number(value: Any, factor: float = 1.0) -> str:
     return significant(float(value) * factor) if isinstance(value, int | float) else "–"
 
 
+def _threshold(value: float | None) -> str:
+    """None: the final exit; beyond every confidence: an exit that nobody takes."""
+    if value is None:
+        return "takes all"
+    return significant(value, 4) if math.isfinite(value) else "nobody"
+
+
 def exits_html(trial: Trial, measured: Measured | None) -> str:
     """A row per exit: threshold, rate, accuracy, predicted cost of its stage and up to it, measured time."""
     details = trial.details
@@ -61,7 +69,7 @@ def exits_html(trial: Trial, measured: Measured | None) -> str:
         threshold, accuracy, stage = _at(trial.thresholds, k), _at(accuracies, k), _at(stages, k) or {}
         cells = [
             f"<td class=left>{escape(name)}</td>",
-            f"<td>{_number(threshold) if threshold is not None else 'takes all'}</td>",
+            f"<td>{_threshold(threshold)}</td>",
         ]
         cells += [rate_cell(_at(trial.exit_rates, k)), f"<td>{percent(accuracy) if accuracy is not None else '–'}</td>"]
         if stages:

@@ -80,6 +80,11 @@ class StudyReport:
         return tuple(sorted(kept, key=lambda p: p[1].energy_uj))
 
     @cached_property
+    def beaten(self) -> Networks:
+        """Networks that were finished, but that another finished network beats."""
+        return tuple(p for p in _with_metrics(self.finished) if p not in self.front)
+
+    @cached_property
     def knee(self) -> Trial | None:
         """The point of the front nearest to the ideal corner."""
         if not self.front:
