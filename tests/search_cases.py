@@ -1,6 +1,7 @@
 """A small backbone and two chips as plain values for the tests of the search room."""
 
 from offramp.ir.accelerator import Accelerator, AnalogArray, Array, Core, CoreKind
+from offramp.ir.architecture import Architecture
 from offramp.ir.backbone import (
     BackboneInfo,
     BranchInfo,
@@ -10,6 +11,7 @@ from offramp.ir.backbone import (
     MountingPoint,
     WidthGroup,
 )
+from offramp.ir.trial import Metrics, Status, Trial
 from offramp.ir.workload import Op
 
 KINDS = ("gap_fc", "dsconv_gap_fc")
@@ -73,3 +75,35 @@ def mixed_chip() -> Accelerator:
 def free_chip() -> Accelerator:
     """One core that takes every precision."""
     return Accelerator(name="free", clock_mhz=500, cores=(Core(name="core", kind=CoreKind.DIGITAL, array=array(8)),))
+
+
+def objective_figures(architecture: Architecture) -> dict[str, float]:
+    """An analytic problem for laws only: energy from MACs and bits, accuracy lost by every saving; no result."""
+    layers = [x for x in backbone().layers_of(architecture) if x.weights]
+    widths, kept = dict(architecture.widths), len(backbone().kept_blocks(architecture.depths))
+    energy, loss = 0.0, 0.02 * (5 - kept) ** 1.5
+    for x in layers:
+        share = widths.get(x.width_group, 32) / 32
+        bits = architecture.precision_of(x.name)
+        analog = architecture.core_of(x.name) is not None
+        energy += x.macs * share * (0.05 if analog else bits.weight_bits * bits.activation_bits / 64) / 1e6
+        loss += 0.01 * (1 - min(share, 1)) ** 2 + (0.012 if analog else 0.0015 * (8 - bits.weight_bits))
+    early = sum(0.5 / (i + 1) for i, _ in enumerate(architecture.exits))
+    return {"accuracy": max(0.1, 0.92 - loss - 0.004 * early), "energy": energy * (1 - 0.35 * min(early, 1.2))}
+
+
+def evaluate(architecture: Architecture, number: int, seed: int) -> Trial:
+    """A trial of the analytic problem."""
+    found = objective_figures(architecture)
+    energy = found["energy"]
+    metrics = Metrics(
+        accuracy_val=found["accuracy"],
+        energy_uj=energy,
+        latency_ms=energy / 2,
+        worst_latency_ms=energy,
+        worst_energy_uj=2 * energy,
+        edp=energy * energy / 2,
+        macs=1e6 * energy,
+        peak_bytes=1000,
+    )
+    return Trial(number=number, architecture=architecture, status=Status.OK, seed=seed, metrics=metrics)

@@ -11,7 +11,7 @@ synchronisation (sqlite.org/wal.html).
 import fcntl
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -62,12 +62,10 @@ class Journal:
         lock = _lock(path)
         try:
             journal = cls(path, _connect(path, "rwc"), lock)
-            with _reading(path):
-                journal._prepare(identity, notes or {})
-            return journal
         except BaseException:
             lock.close()
             raise
+        return journal._or_closed(lambda: journal._prepare(identity, notes or {}))
 
     @classmethod
     def read(cls, path: Path) -> "Journal":
@@ -79,9 +77,17 @@ class Journal:
         if not path.is_file():
             raise FormatError("no journal", wanted="a run folder with journal.sqlite", where=str(path))
         journal = cls(path, _connect(path, "ro"), None)
-        with _reading(path):
-            journal._check_version()
-        return journal
+        return journal._or_closed(journal._check_version)
+
+    def _or_closed(self, check: Callable[[], None]) -> "Journal":
+        """This journal when the check passes; nothing stays open when it does not."""
+        try:
+            with _reading(self.path):
+                check()
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def _prepare(self, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
