@@ -11,6 +11,7 @@ Layer-fused scheduling on several cores follows Stream (Symons et al., IEEE TC 2
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from operator import le
 
 from offramp.cost.model import CostModel, LayerCosts
 from offramp.cost.network import NetworkCost, checked_rates
@@ -30,8 +31,8 @@ OBJECTIVES: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
 """What the search makes small, from expected cycles, picojoules and E*T; the second figure breaks ties."""
 
 EXECUTIONS = ("best", "layer-by-layer")
-WORK = 400
-"""Layers times beam width: what one search may place (each costs some ten microseconds per option)."""
+WORK = 3000
+"""Beam width times the square of the number of layers: short networks are searched widely, long ones in linear time."""
 MIN_WIDTH, MAX_WIDTH = 4, 64
 CROWDED = 0.25
 """An output that takes a larger share of its memory than this is also tried in the outer memory."""
@@ -97,21 +98,16 @@ def map_network(
     problem = build_problem(workload, accelerator, costs, rates, pinned or {})
     if execution == "layer-by-layer":
         return network_cost(problem, _layer_by_layer(problem, objective))
-    return network_cost(problem, _best(problem, objective, pinned or {}))
+    return network_cost(problem, _best(problem, objective))
 
 
-def _best(problem: Problem, objective: str, pinned: Mapping[str, str]) -> State:
-    """The best of the beam search and of the plain answers, none worse than layer by layer in time and energy alike."""
-    plain = _layer_by_layer(problem, objective)
-    found = [plain, *_plain_answers(problem, objective)]
+def _best(problem: Problem, objective: str) -> State:
+    """The best of the beam search and of the plain answers."""
+    plain = [_layer_by_layer(problem, objective), *_plain_answers(problem, objective)]
     used = [rate > 0 for rate in problem.rates[:-1]]
-    if all(used):
-        found.append(_search(problem, _free_rules(problem), objective))
-    else:
-        found.append(_with_idle_exits(problem, objective, used, pinned))
-    time, energy, _ = accumulated(problem, plain)
-    fair = [s for s in found if (a := accumulated(problem, s))[0] <= time * (1 + 1e-9) and a[1] <= energy * (1 + 1e-9)]
-    return min(fair, key=lambda s: _score(problem, s, objective))
+    if not all(used):
+        return _with_idle_exits(problem, objective, used, plain)
+    return min([_search(problem, _free_rules(problem), objective), *plain], key=lambda s: _score(problem, s, objective))
 
 
 def _score(problem: Problem, state: State, objective: str) -> Score:
@@ -124,7 +120,7 @@ def _free_rules(p: Problem) -> Rules:
 
 def _search(p: Problem, rules: Rules, objective: str, width: int | None = None) -> State:
     """Beam search in program order under `rules`."""
-    width = width or max(MIN_WIDTH, min(MAX_WIDTH, WORK // len(p.layers)))
+    width = width or max(MIN_WIDTH, min(MAX_WIDTH, WORK // len(p.layers) ** 2))
     beam = _close_empty_stages(p, [empty_state(p)], rules, -1)
     for layer in range(len(p.layers)):
         grown = [new for state in beam for new in _extend(p, state, layer, rules)]
@@ -204,20 +200,23 @@ def _decision_time(p: Problem, state: State, stage: int) -> float:
 
 
 def _prune(p: Problem, states: list[State], objective: str, width: int) -> list[State]:
-    """The best `width` states, at most two of which leave the same tensors in the same places."""
+    """The best `width` states, without those that a better one beats in all with its tensors in the same places."""
     if len(states) == 1:
         return states
-    ranked = sorted(((_score(p, s, objective), i) for i, s in enumerate(states)))
+    ranked = sorted([(_score(p, s, objective), i) for i, s in enumerate(states)])
     kept: list[State] = []
-    seen: dict[object, int] = {}
+    beaten_by: dict[object, list[tuple[float, ...]]] = {}
     for _, i in ranked:
         state = states[i]
-        key = (tuple([r.memory for r in state.rest.values()]), state.exits and state.exits[-1].speculates)
-        if seen.get(key, 0) < 2 or len(states) <= width:
-            seen[key] = seen.get(key, 0) + 1
-            kept.append(state)
-            if len(kept) == width:
-                break
+        rests = state.rest.values()
+        rivals = beaten_by.setdefault((tuple([r.memory for r in rests]), state.release), [])
+        clocks = (state.energy, *state.core_free, *[min(r.ready, r.outer_ready) for r in rests])
+        if any(all(map(le, rival, clocks)) for rival in rivals):
+            continue
+        rivals.append(clocks)
+        kept.append(state)
+        if len(kept) == width:
+            break
     return kept
 
 
@@ -251,10 +250,14 @@ def _plain_answers(p: Problem, objective: str) -> list[State]:
     return [_search(p, Rules(cores, [True] * layers, waits), objective, width=1) for cores in unique]
 
 
-def _with_idle_exits(p: Problem, objective: str, used: Sequence[bool], pinned: Mapping[str, str]) -> State:
-    """Map the network without the exits that nobody takes, then add their branches to that answer."""
+def _with_idle_exits(p: Problem, objective: str, used: Sequence[bool], plain: Sequence[State]) -> State:
+    """Map the network without the exits that nobody takes, then add their branches to that answer.
+
+    A plain answer of the whole network is taken only if it costs no less than the answer without those exits, in time
+    and in energy, so that an exit never lowers a price.
+    """
     small, kept = _without_exits(p, used)
-    answer = _best(small, objective, pinned)
+    answer = _best(small, objective)
     steps = {kept[step.layer]: step for step in answer.path()}
     modes: list[bool | None] = [None] * len(p.rates)
     real = [i for i, u in enumerate([*used, True]) if u]
@@ -264,7 +267,14 @@ def _with_idle_exits(p: Problem, objective: str, used: Sequence[bool], pinned: M
     keep = [
         bool(steps[i].variant & 1) if i in steps and small.uses[steps[i].layer] else None for i in range(len(p.layers))
     ]
-    return _search(p, Rules(cores, keep, modes), objective, width=2)
+    longer = _search(p, Rules(cores, keep, modes), objective, width=2)
+    fair = [s for s in plain if all(map(le, _prices(small, answer), _prices(p, s)))]
+    return min([longer, *fair], key=lambda s: _score(p, s, objective))
+
+
+def _prices(p: Problem, state: State) -> tuple[float, ...]:
+    """Expected and worst cycles and picojoules."""
+    return (*accumulated(p, state), state.exits[-1].time, state.exits[-1].energy)
 
 
 def _without_exits(p: Problem, used: Sequence[bool]) -> tuple[Problem, list[int]]:

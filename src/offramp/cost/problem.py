@@ -16,6 +16,12 @@ from offramp.ir.workload import INPUT, Layer, Workload
 Costs = list[list[list[float]]]
 """[layer][core][variant]"""
 
+HOPELESS = 10.0
+"""A core this many times slower (and no cheaper) than another is left out for a layer that is not pinned to it."""
+
+Prices = tuple[list[float], list[float]]
+"""Cycles and picojoules of one layer on one core, by variant."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -87,6 +93,7 @@ def build_problem(
     index = {layer.name: i for i, layer in enumerate(layers)}
     inputs = [tuple(-1 if s == INPUT else index[s] for s in layer.inputs) for layer in layers]
     cycles: Costs = costs.cycles.transpose(1, 2, 0).tolist()
+    energy: Costs = costs.energy_pj.transpose(1, 2, 0).tolist()
     memory_of = [_memory_index(accelerator, name) for name in accelerator.core_names]
     stage_of = [s for s, stage in enumerate(workload.stages) for _ in (*stage.backbone, *stage.branch)]
     outer = _outer_rates(accelerator)
@@ -108,9 +115,9 @@ def build_problem(
         input_bytes=[layer.input_elements * layer.input_bits / 8 for layer in layers],
         output_bytes=[layer.output_elements * layer.output_bits / 8 for layer in layers],
         cycles=cycles,
-        energy=costs.energy_pj.transpose(1, 2, 0).tolist(),
+        energy=energy,
         working=costs.peak_bytes.transpose(1, 2, 0).tolist(),
-        cores_of=_allowed(layers, accelerator, cycles, pinned),
+        cores_of=_allowed(layers, accelerator, cycles, energy, pinned),
         alike=_alike(accelerator, cycles, memory_of),
         memory_of=memory_of,
         memory_bytes=[m.size_bytes for m in accelerator.activation_memories],
@@ -142,34 +149,45 @@ def _memory_index(accelerator: Accelerator, core: str) -> int:
 
 
 def _allowed(
-    layers: Sequence[Layer], accelerator: Accelerator, cycles: Costs, pinned: Mapping[str, str]
+    layers: Sequence[Layer], accelerator: Accelerator, cycles: Costs, energy: Costs, pinned: Mapping[str, str]
 ) -> list[tuple[int, ...]]:
     known = {layer.name for layer in layers}
     for name, core in pinned.items():
         if name not in known:
             raise choose("layer", name, known, where="pinned cores")
         accelerator.core(core)
-    return [
-        _able(layer, accelerator, prices, pinned.get(layer.name)) for layer, prices in zip(layers, cycles, strict=True)
-    ]
+    rows = zip(layers, cycles, energy, strict=True)
+    return [_able(layer, accelerator, time, cost, pinned.get(layer.name)) for layer, time, cost in rows]
 
 
-def _able(layer: Layer, accelerator: Accelerator, prices: list[list[float]], wish: str | None) -> tuple[int, ...]:
-    """Cores with a finite price for a layer, or the one that it is pinned to."""
+def _able(
+    layer: Layer, accelerator: Accelerator, cycles: list[list[float]], energy: list[list[float]], wish: str | None
+) -> tuple[int, ...]:
+    """Cores with a finite price for a layer that are worth a try, or the one that it is pinned to."""
     names = accelerator.core_names
-    able = tuple(c for c in range(len(names)) if min(prices[c]) < inf)
+    able = tuple(c for c in range(len(names)) if min(cycles[c]) < inf)
     where = f"accelerator {accelerator.name}"
     if not able:
         accelerator.cores_for(layer)
         given = f"no core has room for {layer.op} layer {layer.name}"
         raise AccelerationError(given, wanted="a core whose memories hold the smallest tile of it", where=where)
     if wish is None:
-        return able
+        prices = [(cycles[c], energy[c]) for c in able]
+        return tuple(c for c, own in zip(able, prices, strict=True) if not _hopeless(own, prices))
     if names.index(wish) not in able:
         why = accelerator.core(wish).refusal(layer) or "has no room for it"
         given = f"{layer.op} layer {layer.name} is pinned to core {wish}, which {why}"
         raise AccelerationError(given, wanted=f"one of {', '.join(names[c] for c in able)}", where=where)
     return (names.index(wish),)
+
+
+def _hopeless(own: Prices, others: list[Prices]) -> bool:
+    """True when another core is `HOPELESS` times faster and no dearer in every variant: overlap cannot mend that."""
+    return any(
+        all(t * HOPELESS < mine for t, mine in zip(other[0], own[0], strict=True))
+        and all(e <= mine for e, mine in zip(other[1], own[1], strict=True))
+        for other in others
+    )
 
 
 def _alike(accelerator: Accelerator, cycles: Costs, memory_of: Sequence[int]) -> list[int]:
