@@ -1,0 +1,150 @@
+"""Layers and their unrollings as arrays: one row per (layer, unrolling), one column per loop or array dimension.
+
+Unrollings that do not divide a loop are balanced as in ZigZag: the loop takes the fewest steps that the unrolling allows,
+energy sees the fractional width of a step and latency its whole part. No memories here, and no orders of loops.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.cost.engine_loops import Factor, loop_factors
+from offramp.cost.engine_spatial import INDEX, IRRELEVANT, LOOPS, Unrolling, unrollings
+from offramp.cost.layer_form import Form
+from offramp.ir.accelerator import Core, Operand
+
+Floats = NDArray[np.float64]
+
+KINDS = tuple(IRRELEVANT)
+"""Kinds of layers: their loops mean different things to the operands."""
+
+
+def _mask(names: set[str]) -> NDArray[np.bool_]:
+    return np.array([name in names for name in LOOPS])
+
+
+_ALL = set(LOOPS)
+_WINDOW = {"OX", "FX", "OY", "FY"}
+
+RELEVANT = {
+    kind: tuple(
+        _mask(_ALL - {"B" if n == "D" else n for n in IRRELEVANT[kind][op]} - (_WINDOW if op is Operand.I and kind in ("Conv", "Pooling") else set()))
+        for op in (Operand.I, Operand.W, Operand.O)
+    )
+    for kind in KINDS
+}
+"""Per kind and operand: loops that each make new elements (for inputs under a window, those outside it)."""
+
+REUSED = {
+    kind: tuple(_mask({"B" if n == "D" else n for n in IRRELEVANT[kind][op]}) for op in (Operand.I, Operand.W, Operand.O))
+    for kind in KINDS
+}
+"""Per kind and operand: loops that reuse elements."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """One row per (layer, unrolling).
+
+    Attributes:
+        layer: index of the layer.
+        kind: its kind's name.
+        sizes: (rows, loops) loop sizes.
+        exact: (rows, dimensions, loops) unrolled factors, fractional.
+        whole: the same in whole numbers.
+        given: (rows, dimensions) units that the unrolling was meant to use.
+        factors: temporal loop factors.
+        bits: (rows, 4) of inputs, weights, outputs, partial sums.
+        window: (rows, 4) stride x, stride y, input width, input height.
+    """
+
+    layer: NDArray[np.intp]
+    kind: tuple[str, ...]
+    sizes: Floats
+    exact: Floats
+    whole: Floats
+    given: Floats
+    factors: tuple[tuple[Factor, ...], ...]
+    bits: Floats
+    window: Floats
+
+    def take(self, index: NDArray[np.intp]) -> "Rows":
+        """Some of the rows."""
+        return Rows(
+            layer=self.layer[index],
+            kind=tuple(self.kind[i] for i in index),
+            sizes=self.sizes[index],
+            exact=self.exact[index],
+            whole=self.whole[index],
+            given=self.given[index],
+            factors=tuple(self.factors[i] for i in index),
+            bits=self.bits[index],
+            window=self.window[index],
+        )
+
+
+def rows_of(forms: Sequence[Form], core: Core) -> Rows:
+    """All rows of some layers on a core."""
+    assert core.array is not None
+    pairs = [(i, u) for i, form in enumerate(forms) for u in unrollings(form, core)]
+    layer = np.array([i for i, _ in pairs], dtype=np.intp)
+    sizes = np.array([_sizes(forms[i]) for i, _ in pairs], dtype=np.float64).reshape(-1, len(LOOPS))
+    wanted = np.array([_factors(u) for _, u in pairs], dtype=np.float64).reshape(-1, len(core.array.dimensions), len(LOOPS))
+    exact, whole = _balanced(sizes, wanted)
+    steps = _steps(sizes, exact)
+    orders = [tuple(INDEX[name] for name, _ in forms[i].loops) for i, _ in pairs]
+    factors = tuple(loop_factors(tuple(row), order) for row, order in zip(steps.astype(int).tolist(), orders, strict=True))
+    chosen = [forms[i] for i, _ in pairs]
+    return Rows(
+        layer=layer,
+        kind=tuple(f.operator for f in chosen),
+        sizes=sizes,
+        exact=exact,
+        whole=whole,
+        given=wanted.prod(axis=2),
+        factors=factors,
+        bits=np.array([(f.input_bits, f.weight_bits, f.output_bits, f.partial_bits) for f in chosen], dtype=np.float64),
+        window=np.array([(f.stride_x, f.stride_y, f.IX, f.IY) for f in chosen], dtype=np.float64),
+    )
+
+
+def _sizes(form: Form) -> list[int]:
+    row = [1] * len(LOOPS)
+    for name, size in form.loops:
+        row[INDEX[name]] = size
+    return row
+
+
+def _factors(unrolling: Unrolling) -> list[list[int]]:
+    rows = []
+    for option in unrolling:
+        row = [1] * len(LOOPS)
+        for name, factor in option:
+            row[INDEX[name]] = factor
+        rows.append(row)
+    return rows
+
+
+def _balanced(sizes: Floats, wanted: Floats) -> tuple[Floats, Floats]:
+    """Fractional and whole factors; a loop is balanced on the first dimension that unrolls it most."""
+    first = wanted.argmax(axis=1)
+    exact, whole = wanted.copy(), wanted.copy()
+    early_exact, early_whole = np.ones_like(sizes), np.ones_like(sizes)
+    for d in range(wanted.shape[1]):
+        here = (first == d) & (wanted[:, d] > 1)
+        for values, early in ((exact, early_exact), (whole, early_whole)):
+            steps = np.ceil(sizes / (wanted[:, d] * early))
+            values[:, d] = np.where(here, sizes / steps / early, wanted[:, d])
+        whole[:, d] = np.floor(whole[:, d])
+        early_exact, early_whole = early_exact * exact[:, d], early_whole * whole[:, d]
+    return exact, whole
+
+
+def _steps(sizes: Floats, exact: Floats) -> Floats:
+    """Temporal iterations of every loop."""
+    left = sizes
+    for d in range(exact.shape[1]):
+        left = np.where(exact[:, d] > 1, np.ceil(left / exact[:, d]), left)
+    return np.maximum(left, 1.0)

@@ -1,0 +1,198 @@
+"""Which loops run side by side: spatial unrollings of a layer over a core's operational array.
+
+Every array dimension takes one loop (an in-memory array may mix loops on a dimension) with a factor that divides what fits;
+the three unrollings that keep most units busy, and of those the most varied, go on to the temporal search, as in ZigZag
+(Mei et al., IEEE TC 2021, and its spatial mapping generator). A dataflow fixed by the core is taken as it is. This file
+knows sizes and register widths, no costs.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+
+from offramp.cost.layer_form import PREFERENCE, Form
+from offramp.ir.accelerator import Core, Memory, Move, Operand
+
+LOOPS = ("B", "G", "K", "C", "OY", "OX", "FY", "FX")
+"""Order of loop dimensions in every array of the engine; the rows D of a dense layer count as B."""
+
+INDEX = {name: i for i, name in enumerate(LOOPS)} | {"D": 0}
+"""Column of a loop."""
+
+KEPT = 3
+"""Unrollings that the temporal search tries per layer (ZigZag's default)."""
+
+IRRELEVANT = {
+    "Conv": {Operand.I: {"K"}, Operand.W: {"B", "OX", "OY"}, Operand.O: {"C", "FX", "FY"}},
+    "Gemm": {Operand.I: {"K"}, Operand.W: {"B", "D"}, Operand.O: {"C"}},
+    "Add": {Operand.I: set(), Operand.W: set(), Operand.O: set()},
+    "Pooling": {Operand.I: set(), Operand.W: {"B", "G", "OX", "OY"}, Operand.O: {"FX", "FY"}},
+}
+"""Loops that do not change which element of an operand is used, by kind of layer."""
+
+Option = tuple[tuple[str, int], ...]
+"""Loops and factors on one array dimension."""
+
+Unrolling = tuple[Option, ...]
+"""One option per array dimension."""
+
+
+def unrollings(form: Form, core: Core) -> tuple[Unrolling, ...]:
+    """The unrollings to try, best first; at most `KEPT`."""
+    assert core.array is not None
+    bits = (form.input_bits, form.weight_bits, form.partial_bits)
+    return _unrollings(form.operator, form.loops, bits, _bare(core))
+
+
+@lru_cache(maxsize=1024)
+def _bare(core: Core) -> "_Bare":
+    return _Bare(core)
+
+
+class _Bare:
+    """What of a core the unrolling depends on; compared by identity, made once per core."""
+
+    def __init__(self, core: Core) -> None:
+        assert core.array is not None
+        self.array = core.array
+        self.in_memory = core.in_memory is not None
+        self.inner = tuple(inner_memories(core.memories))
+        self.fixed = dict(core.array.dataflow)
+
+
+def inner_memories(memories: tuple[Memory, ...]) -> Iterator[Memory]:
+    """Memories with no memory below them for any of their operands: what the array reads and writes directly."""
+    below: set[Operand] = set()
+    for memory in memories:
+        if not below & set(memory.operands):
+            yield memory
+        below |= set(memory.operands)
+
+
+@lru_cache(maxsize=65536)
+def _unrollings(
+    operator: str, loops: tuple[tuple[str, int], ...], bits: tuple[int, int, int], core: _Bare
+) -> tuple[Unrolling, ...]:
+    sizes = dict(loops)
+    limits = _limits(operator, sizes, bits, core)
+    options = [_options(i, d, n, sizes, limits[i], core) for i, (d, n) in enumerate(core.array.dimensions)]
+    found = _best(options, sizes)
+    return tuple(dict.fromkeys(_within_capacity(u, operator, sizes, bits, core) for u in found))
+
+
+def _limits(
+    operator: str, sizes: dict[str, int], bits: tuple[int, int, int], core: _Bare
+) -> list[dict[str, int]]:
+    """Largest factor of every loop on every array dimension: layer, array, and width of the innermost memories."""
+    limits = [{name: min(size, n) for name, size in sizes.items()} for _, n in core.array.dimensions]
+    precision = dict(zip(Operand, bits, strict=True))
+    for memory in core.inner:
+        for operand in memory.operands:
+            port = memory.port(operand, Move.FROM_LOW if operand is Operand.O else Move.TO_LOW)
+            if port is None or precision[operand] == 0:
+                continue
+            width = max(1, port.bits_per_cycle // precision[operand])
+            for i, (dimension, _) in enumerate(core.array.dimensions):
+                if dimension in memory.dimensions:
+                    for name in sizes.keys() - IRRELEVANT[operator][operand]:
+                        limits[i][name] = min(limits[i][name], width)
+    return limits
+
+
+def _options(
+    index: int, dimension: str, units: int, sizes: dict[str, int], limits: dict[str, int], core: _Bare
+) -> list[tuple[int, int, Option]]:
+    """(units busy, place in the order of preference, loops) of one array dimension, busiest first."""
+    if dimension in core.fixed:
+        loops = tuple((n, min(f, limits[n])) for n, f in core.fixed[dimension] if n in sizes)
+        return [(math.prod(f for _, f in loops), 0, loops)]
+    order = PREFERENCE[len(sizes)]
+    if core.in_memory:
+        order = _hinted(index, order)
+    singles = [((name, f),) for name in order if name in sizes for f in divisors(limits[name])]
+    mixed = _mixed([n for n in order if n in sizes], limits, units) if core.in_memory else []
+    ranked = [(math.prod(f for _, f in o), i, o) for i, o in enumerate([*singles, *mixed])]
+    return sorted(ranked, key=lambda r: (-r[0], r[1]))
+
+
+def _hinted(index: int, order: tuple[str, ...]) -> tuple[str, ...]:
+    lines = ("FX", "C", "FY") if index == 1 else ("K",)
+    return tuple(n for n in lines if n in order) or (("B",) if index == 1 else ("G",))
+
+
+def _mixed(names: list[str], limits: dict[str, int], units: int) -> list[Option]:
+    """Products of factors above 1 of two or more loops that fit one dimension."""
+    found: list[Option] = [()]
+    by_length: dict[int, list[Option]] = {}
+    for name in names:
+        grown = [(*o, (name, f)) for o in found for f in reversed(divisors(limits[name])) if f > 1]
+        found += [o for o in grown if math.prod(f for _, f in o) <= units]
+    for option in found:
+        by_length.setdefault(len(option), []).append(option)
+    return [o for length in sorted(by_length) if length > 1 for o in sorted(by_length[length], key=lambda o: _place(o, names))]
+
+
+def _place(option: Option, names: list[str]) -> tuple[object, ...]:
+    return (tuple(names.index(n) for n, _ in option), tuple(f for _, f in option))
+
+
+@lru_cache(maxsize=4096)
+def divisors(n: int) -> tuple[int, ...]:
+    """Divisors of n, largest first."""
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return tuple(sorted({*small, *(n // d for d in small)}, reverse=True))
+
+
+def _best(options: list[list[tuple[int, int, Option]]], sizes: dict[str, int]) -> list[Unrolling]:
+    """The `KEPT` combinations with the highest indicator, ties by order of preference.
+
+    The indicator of ZigZag is units busy u plus u over the largest factor of any one loop, minus 1.
+    """
+    remaining = [math.prod(o[0][0] for o in options[i:]) for i in range(len(options) + 1)]
+    kept: list[tuple[float, tuple[int, ...], Unrolling]] = []
+    totals = dict.fromkeys(sizes, 1)
+
+    def visit(depth: int, units: int, places: tuple[int, ...], chosen: Unrolling) -> None:
+        largest = max(totals.values())
+        reach = units * remaining[depth]
+        indicator = -(reach + reach / largest - 1)
+        if len(kept) == KEPT and (indicator, places) > (kept[-1][0], kept[-1][1][:depth]):
+            return
+        if depth == len(options):
+            kept.append((indicator, places, chosen))
+            kept.sort(key=lambda k: k[:2])
+            del kept[KEPT:]
+            return
+        for busy, place, option in options[depth]:
+            if len(kept) == KEPT and -2 * units * busy * remaining[depth + 1] + 1 > kept[-1][0]:
+                break
+            before = [(name, totals[name]) for name, _ in option]
+            for name, factor in option:
+                totals[name] *= factor
+            if all(totals[name] <= sizes[name] for name, _ in option):
+                visit(depth + 1, units * busy, (*places, place), (*chosen, option))
+            totals.update(before)
+
+    visit(0, 1, (), ())
+    return [unrolling for *_, unrolling in kept]
+
+
+def _within_capacity(
+    unrolling: Unrolling, operator: str, sizes: dict[str, int], bits: tuple[int, int, int], core: _Bare
+) -> Unrolling:
+    """Shrink factors until the innermost memories can hold one element of everything they serve."""
+    precision = dict(zip(Operand, bits, strict=True))
+    current = [dict(option) for option in unrolling]
+    for memory in core.inner:
+        for operand in memory.operands:
+            if precision[operand] == 0:
+                continue
+            room = memory.size_bits / precision[operand]
+            served = [i for i, (d, _) in enumerate(core.array.dimensions) if d in memory.dimensions]
+            places = [(i, n) for i in served for n in current[i] if n not in IRRELEVANT[operator][operand] or sizes[n] == 1]
+            factors = [current[i][n] for i, n in places]
+            while math.prod(factors) > room and max(factors) > 1:
+                factors[factors.index(max(factors))] -= 1
+            for (i, n), factor in zip(places, factors, strict=True):
+                current[i][n] = factor
+    return tuple(tuple(option.items()) for option in current)

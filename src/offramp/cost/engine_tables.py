@@ -1,0 +1,193 @@
+"""Everything a set of loop factors decides, by bit mask: tiles, periods, traffic, transfer cycles and energies.
+
+Which factors lie below a boundary fixes how much crosses it and how often, whatever their order. So the numbers are made once
+per (layer, unrolling) and set of factors, and the search over orders only looks them up. The traffic model is ZigZag's (Mei
+et al., IEEE TC 2021); docs/formulas.md writes it out.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.cost.engine_hierarchy import Hierarchy, Side, Use
+from offramp.cost.engine_layers import RELEVANT, REUSED, Floats, Rows
+from offramp.cost.engine_loops import subset_products
+from offramp.cost.engine_spatial import INDEX
+
+I, W, O = 0, 1, 2  # noqa: E741
+"""Indices of operands."""
+
+WINDOW_KINDS = ("Conv", "Pooling")
+"""Kinds whose inputs are read through a window."""
+
+Masks = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Boundary:
+    """One boundary of one operand: arrays of shape (rows, masks).
+
+    Attributes:
+        bits_upper, bits_lower: bits of one transfer at the memory above and at one instance below.
+        rate: whole bits per cycle asked of the upper and lower port on average.
+        partial: whether partial sums cross it (outputs).
+        energy: picojoules of everything that crosses, at the memory above and the memory below.
+    """
+
+    bits_upper: Floats
+    bits_lower: Floats
+    rate_upper: Floats
+    rate_lower: Floats
+    partial: NDArray[np.bool_]
+    energy_upper: Floats
+    energy_lower: Floats
+
+
+class Tables:
+    """Tables of rows that share a pattern of factors."""
+
+    def __init__(self, rows: Rows, hierarchy: Hierarchy) -> None:
+        self.rows, self.hierarchy = rows, hierarchy
+        self.count = len(rows.factors)
+        self.loops = len(rows.factors[0])
+        self.dims = np.array([[d for d, _ in fs] for fs in rows.factors], dtype=np.intp).reshape(self.count, self.loops)
+        self.sizes = np.array([[f for _, f in fs] for fs in rows.factors], dtype=np.float64).reshape(self.dims.shape)
+        self.masks: Masks = np.arange(1 << self.loops, dtype=np.intp)
+        self.full = (1 << self.loops) - 1
+        self.relevant = np.array([RELEVANT[k] for k in rows.kind])
+        self.reused = np.array([REUSED[k] for k in rows.kind])
+        self.windowed = np.array([k in WINDOW_KINDS for k in rows.kind])
+        self.cycles = subset_products(self.sizes)
+        self.total = self.cycles[:, -1:]
+
+    def flagged(self, flags: NDArray[np.bool_]) -> Masks:
+        """(rows,) bit mask of the factors whose loop is flagged, from (rows, loops) flags."""
+        return (np.take_along_axis(flags, self.dims, axis=1) << np.arange(self.loops)).sum(axis=1)
+
+    @cached_property
+    def reuse_masks(self) -> list[Masks]:
+        """Per operand, factors that reuse its elements."""
+        return [self.flagged(self.reused[:, op]) for op in (I, W, O)]
+
+    @cached_property
+    def fresh_masks(self) -> list[Masks]:
+        """Per operand, factors that make new elements (not those of a window)."""
+        return [self.flagged(self.relevant[:, op]) for op in (I, W, O)]
+
+    def _subset(self, flags: NDArray[np.bool_]) -> Floats:
+        chosen = np.take_along_axis(flags, self.dims, axis=1)
+        return subset_products(np.where(chosen, self.sizes, 1.0))
+
+    @cached_property
+    def _base(self) -> list[Floats]:
+        return [self._subset(self.relevant[:, op]) for op in (I, W, O)]
+
+    @cached_property
+    def _windows(self) -> list[Floats]:
+        tables = []
+        for name in ("OX", "FX", "OY", "FY"):
+            flags = np.zeros((self.count, 8), dtype=bool)
+            flags[:, INDEX[name]] = self.windowed
+            tables.append(self._subset(flags))
+        return tables
+
+    def inside(self, op: int, level: int, *, exact: bool) -> Floats:
+        """(rows, loops) unrolled factors that one instance of a memory level and those under it span; -1 is none."""
+        factors = self.rows.exact if exact else self.rows.whole
+        spans = self.hierarchy.spans[op]
+        if level < 0:
+            return np.ones(self.rows.sizes.shape)
+        chosen = spans[level] if level < len(spans) else np.ones(factors.shape[1], dtype=bool)
+        return factors[:, chosen].prod(axis=1)
+
+    def elements(self, op: int, spatial: Floats, *, temporal: bool) -> Floats:
+        """Elements of an operand under unrolled factors and (with `temporal`) every mask of factors."""
+        fixed = np.where(self.relevant[:, op], spatial, 1.0).prod(axis=1, keepdims=True)
+        size = self._base[op] * fixed if temporal else fixed
+        if op != I or not self.windowed.any():
+            return size
+        one = np.ones_like(fixed)
+        parts = self._windows if temporal else [one, one, one, one]
+        ox, fx, oy, fy = (p * spatial[:, INDEX[n], None] for p, n in zip(parts, ("OX", "FX", "OY", "FY"), strict=True))
+        sx, sy, ix, iy = (self.rows.window[:, i, None] for i in range(4))
+        window = span(ox, fx, sx, ix) * span(oy, fy, sy, iy)
+        return np.where(self.windowed[:, None], size * window, size)
+
+    def tile(self, op: int, level: int, *, exact: bool) -> Floats:
+        """(rows, masks) elements that one instance of a memory level holds when it has a set of factors below it."""
+        key = (op, level, exact)
+        if key not in self._tiles:
+            self._tiles[key] = np.rint(self.elements(op, self.inside(op, level, exact=exact), temporal=True))
+        return self._tiles[key]
+
+    @cached_property
+    def _tiles(self) -> dict[tuple[int, int, bool], Floats]:
+        return {}
+
+    def growth(self, op: int, boundary: int, *, exact: bool) -> Floats:
+        """(rows, 1) how many different tiles of the level below the level above a boundary feeds at once."""
+        under = self.elements(op, self.inside(op, boundary - 1, exact=exact), temporal=False)
+        over = self.elements(op, self.inside(op, boundary, exact=exact), temporal=False)
+        return np.rint(over / under)
+
+    def instances(self, op: int, level: int) -> Floats:
+        """(rows, 1) instances of a memory level in use."""
+        everything = self.rows.exact.prod(axis=(1, 2))
+        return np.rint(np.round(everything / self.inside(op, level, exact=True).prod(axis=1), 3))[:, None]
+
+    def partial(self, boundary: int) -> NDArray[np.bool_]:
+        """(rows, masks) whether outputs cross a boundary as partial sums when a set of factors is below it."""
+        reused = np.where(self.reused[:, O], self.rows.exact.prod(axis=1), 1.0).prod(axis=1)
+        under = np.where(self.reused[:, O], self.inside(O, boundary, exact=True), 1.0).prod(axis=1)
+        outside = (self.reuse_masks[O][:, None] & ~self.masks) != 0
+        return outside | (reused / under > 1.0 + 1e-9)[:, None]
+
+    def precision(self, op: int, partial: NDArray[np.bool_]) -> Floats:
+        """Bits per element that crosses a boundary."""
+        if op != O:
+            return self.rows.bits[:, op, None]
+        return np.where(partial, self.rows.bits[:, 3, None], self.rows.bits[:, 2, None])
+
+    def boundary(self, op: int, b: int) -> Boundary:
+        """Tables of one boundary."""
+        partial = self.partial(b) if op == O else np.zeros((self.count, 1), dtype=bool)
+        bits = self.precision(op, partial)
+        tiles = [self.tile(op, b - 1, exact=e) if b else np.ones((self.count, 1)) for e in (True, False)]
+        fed = [t * self.growth(op, b, exact=e) for t, e in zip(tiles, (True, False), strict=True)]
+        times = np.floor(self.total / self.cycles)
+        raw = tiles[1] * bits / self.cycles
+        energy_upper = self._energy(op, b, True, fed[0] * bits, times * self.instances(op, b), partial)
+        energy_lower = self._energy(op, b, False, tiles[0] * bits, times * self.instances(op, b - 1), partial) if b else 0.0
+        return Boundary(
+            bits_upper=fed[1] * bits,
+            bits_lower=tiles[1] * bits,
+            rate_upper=np.floor(raw * self.growth(op, b, exact=False)),
+            rate_lower=np.floor(raw),
+            partial=partial,
+            energy_upper=energy_upper,
+            energy_lower=energy_lower + np.zeros_like(energy_upper),
+        )
+
+    def _energy(
+        self, op: int, b: int, upper: bool, bits: Floats, times: Floats, partial: NDArray[np.bool_]
+    ) -> Floats:
+        sides = self.hierarchy.side
+        energy = _accesses(bits, times, sides.get(Use(op, b, upper, False)))
+        if op == O:
+            energy = energy + partial * _accesses(bits, times, sides.get(Use(op, b, upper, True)))
+        return energy
+
+
+def span(outputs: Floats, filters: Floats, stride: Floats, limit: Floats) -> Floats:
+    """Different input positions under a window: outputs and filter taps at a stride, at most the whole input."""
+    outputs, filters = np.floor(outputs), np.floor(filters)
+    return np.minimum(outputs * filters - np.maximum(0.0, filters - stride) * (outputs - 1.0), limit)
+
+
+def _accesses(bits: Floats, times: Floats, side: Side | None) -> Floats:
+    """Energy of moving `bits` at once `times` times in steps of the port's granularity."""
+    if side is None:
+        return np.zeros(np.broadcast_shapes(bits.shape, times.shape))
+    return np.floor(np.ceil(bits / side.granularity) * (side.granularity / side.bits) * times) * side.access_pj
