@@ -2,18 +2,21 @@
 
 Cuts are made after convolutions and additions, behind the pooling that follows them, never between a depthwise
 convolution and the layer that mixes its channels. The head is what follows the last cut. Weights are taken along; a
-softmax at the end is left out, because exits want logits. Knows no file formats.
+softmax at the end is left out, because exits want logits. A tflite file becomes such a classifier first.
 """
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from offramp.errors import UserError
-from offramp.ir.quantized import NodeOp
+from offramp.formats.tflite import TfliteLayer, TfliteModel, read_tflite
+from offramp.ir.quantized import Activation, NodeOp
+from offramp.ir.workload import INPUT
 from offramp.nn.backbones import Backbone
 from offramp.nn.graph import BLOCK_INPUT, FLATTENS, BlockGraph, FusedNode, fx_graph, is_depthwise, trace_values
 from offramp.nn.layers import Shape
@@ -141,3 +144,79 @@ def _segment(traced: fx.GraphModule, nodes: Sequence[fx.Node], end: fx.Node) -> 
         copies[node] = graph.node_copy(node, lambda n: copies.get(n, entry))
     graph.output(copies[end])
     return fx.GraphModule(traced, graph)
+
+
+class TfliteNetwork(nn.Module):
+    """A tflite classifier as torch modules; takes real inputs (N, C, H, W) and gives logits (N, classes).
+
+    An integer input q of the file stands for `input_scale * (q - input_zero_point)`.
+    """
+
+    def __init__(self, model: TfliteModel) -> None:
+        super().__init__()
+        self.input_shape, self.output = model.input_shape, model.output
+        self.input_scale, self.input_zero_point = model.input_scale, model.input_zero_point
+        self.order = tuple((layer.name, layer.inputs) for layer in model.layers)
+        self.parts = {layer.name: _tflite_parts(layer) for layer in model.layers}
+        for parts in self.parts.values():
+            for name, module in parts.items():
+                self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, classes)."""
+        values = {INPUT: x}
+        for layer, inputs in self.order:
+            y = values[inputs[0]] if len(inputs) == 1 else values[inputs[0]] + values[inputs[1]]
+            for name in self.parts[layer]:
+                y = getattr(self, name)(y)
+            values[layer] = y
+        return values[self.output]
+
+
+def from_tflite(path: str | Path) -> TfliteNetwork:
+    """The network of a `.tflite` file with its weights as real numbers (integer weights are scaled back).
+
+    Raises:
+        FormatError: not a tflite file, damaged, or with an operator that is not understood.
+    """
+    return TfliteNetwork(read_tflite(path)).eval()
+
+
+_ACTIVATION_MODULES = {Activation.RELU: nn.ReLU, Activation.RELU6: nn.ReLU6}
+
+
+def _tflite_parts(layer: TfliteLayer) -> dict[str, nn.Module]:
+    """Modules that a layer becomes, by name, in order."""
+    parts: dict[str, nn.Module] = {}
+    top, bottom, left, right = layer.padding
+    even = (top, left) == (bottom, right)
+    if not even:
+        parts[f"{layer.name}_pad"] = nn.ZeroPad2d((left, right, top, bottom))
+    padding = (top, left) if even else (0, 0)
+    if layer.weight is not None:
+        parts[layer.name] = _weighted(layer, padding)
+    elif layer.op is NodeOp.FLATTEN:
+        parts[layer.name] = nn.Flatten()
+    elif layer.op is NodeOp.MAX_POOL:
+        parts[layer.name] = nn.MaxPool2d(layer.kernel, layer.stride, padding)
+    elif layer.op is NodeOp.AVG_POOL:
+        parts[layer.name] = nn.AvgPool2d(layer.kernel, layer.stride)
+    if layer.activation in _ACTIVATION_MODULES:
+        parts[f"{layer.name}_{layer.activation.value}"] = _ACTIVATION_MODULES[layer.activation]()
+    return parts
+
+
+@torch.no_grad()
+def _weighted(layer: TfliteLayer, padding: tuple[int, int]) -> nn.Module:
+    assert layer.weight is not None
+    outs, ins, bias = layer.weight.shape[0], layer.weight.shape[1], layer.bias is not None
+    module: nn.Linear | nn.Conv2d
+    if layer.op is NodeOp.DENSE:
+        module = nn.Linear(ins, outs, bias)
+    else:
+        channels = ins * layer.groups
+        module = nn.Conv2d(channels, outs, layer.kernel, layer.stride, padding, groups=layer.groups, bias=bias)
+    module.weight.copy_(torch.tensor(layer.weight))
+    if module.bias is not None:
+        module.bias.copy_(torch.tensor(layer.bias))
+    return module
