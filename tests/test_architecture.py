@@ -12,9 +12,9 @@ FILES = sorted(p for p in SOURCE.rglob("*.py"))
 LEVEL = {
     "errors": 0, "ir": 1, "accelerators": 1, "formats": 2, "data": 2, "exits": 2,
     "cost": 3, "nn": 3, "learn": 3, "search": 3, "evaluate": 4, "deploy": 5, "report": 5, "fleet": 5,
-    "api": 6, "config": 6, "cli": 6, "__init__": 7, "__main__": 7,
+    "config": 6, "designer": 6, "api": 7, "cli": 8, "__init__": 9, "__main__": 9,
 }  # fmt: skip
-SAME_LEVEL = {("learn", "nn"), ("cli", "api"), ("cli", "config"), ("api", "config"), ("ir", "accelerators")}
+SAME_LEVEL = {("learn", "nn"), ("designer", "config")}
 NEVER = {
     ("deploy", "evaluate"),
     ("deploy", "nn"),
@@ -22,7 +22,7 @@ NEVER = {
     ("report", "evaluate"),
     ("report", "nn"),
 }
-TORCH_ROOMS = {"nn", "learn", "evaluate", "api", "cli", "fleet"}
+TORCH_ROOMS = {"nn", "learn", "evaluate", "designer", "api", "cli", "fleet"}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "manager", "util", "helper"}
 
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-_PUBLIC = {"design": "offramp.api", "price": "offramp.api", "open_bundle": "offramp.api"}
+_PUBLIC = {"design": "offramp.api", "open_bundle": "offramp.api"}
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 

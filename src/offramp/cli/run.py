@@ -40,7 +40,7 @@ def run_command(
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        _print(report)
+        print_run(report)
 
 
 def read_samples(
@@ -121,7 +121,8 @@ def predicted_cost(bundle: Bundle, exit_rates: list[float]) -> dict[str, Any] | 
     return figures
 
 
-def _print(report: dict[str, Any]) -> None:
+def print_run(report: dict[str, Any]) -> None:
+    """What a run gave, for people: exits in a table, measured beside predicted."""
     console = Console(highlight=False)
     console.print(
         f"{report['samples']} samples ({report['data']}, {report['split']}): accuracy {report['accuracy']:.4f}"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from offramp.errors import FormatError, choose
+from offramp.errors import FormatError, UserError, choose
 from offramp.ir.architecture import Architecture
 
 
@@ -58,9 +58,21 @@ def objective_value(metrics: Metrics, name: str) -> float:
     Raises:
         UserError: the name is not an objective.
     """
-    if name not in OBJECTIVES:
-        raise choose("objective", name, OBJECTIVES, where="--objectives")
+    check_objectives((name,))
     return float(getattr(metrics, OBJECTIVES[name][0]))
+
+
+def check_objectives(names: tuple[str, ...]) -> None:
+    """Refuse names that are no objectives, and names given twice.
+
+    Raises:
+        UserError: says which, and what is known.
+    """
+    for name in names:
+        if name not in OBJECTIVES:
+            raise choose("objective", name, OBJECTIVES, where="--objectives")
+    if len(set(names)) < len(names):
+        raise UserError(f"{', '.join(names)}", wanted="each objective once", where="--objectives")
 
 
 def minimised(metrics: Metrics, names: tuple[str, ...]) -> tuple[float, ...]:

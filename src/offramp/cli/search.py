@@ -1,0 +1,161 @@
+"""`offramp search`: the main job. Progress goes to stderr, the answer (a table, or one JSON object) to stdout."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from offramp.cli.app import app
+from offramp.config import Budget, default_budget
+
+PHASES = {
+    "shared": "shared weights",
+    "static": "static network",
+    "search": "search",
+    "finish": "finish the front",
+}
+"""Phases of a study as people read them."""
+
+
+@app.command("search")
+def search_command(
+    data: Annotated[str, typer.Option("--data", help="dataset name, or a folder of .npz with x and y")],
+    backbone: Annotated[str, typer.Option("--backbone", help="resnet8, resnet20, dscnn, mobilenetv1, mobilenetv2")],
+    accelerator: Annotated[str, typer.Option("--accelerator", help="shipped name, YAML file, or table:FILE")],
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="where the dataset's files lie")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="run folder; the same command continues it")] = None,
+    space: Annotated[Path | None, typer.Option("--space", help="a space.yaml; default: all that is offered")] = None,
+    without: Annotated[str, typer.Option("--without", help="leave out: depth,width,kernel,exits,bits,analog")] = "",
+    strategy: Annotated[str, typer.Option("--strategy", help="nsga2, surrogate, random or sequence")] = "nsga2",
+    objectives: Annotated[str, typer.Option("--objectives", help="comma-separated")] = "accuracy,energy_uj",
+    constraint: Annotated[list[str] | None, typer.Option("--constraint", help="such as latency_ms<=5; repeat")] = None,
+    trials: Annotated[int, typer.Option("--trials", help="candidates to evaluate")] = 24,
+    seed: Annotated[int, typer.Option("--seed", help="of all randomness")] = 0,
+    accuracy_drop: Annotated[float, typer.Option("--accuracy-drop", help="what exits may cost, a fraction")] = 0.005,
+    policy: Annotated[str, typer.Option("--policy", help="max_softmax, margin, entropy or patience")] = "max_softmax",
+    guarantee: Annotated[
+        str | None, typer.Option("--guarantee", help='"accuracy drop <= 1 % with probability 0.95"')
+    ] = None,
+    execution: Annotated[str, typer.Option("--execution", help="best or layer-by-layer")] = "best",
+    epochs: Annotated[int | None, typer.Option("--epochs", help="of the shared weights")] = None,
+    tune_epochs: Annotated[int | None, typer.Option("--tune-epochs", help="of every trial")] = None,
+    finish_epochs: Annotated[int | None, typer.Option("--finish-epochs", help="of every point of the front")] = None,
+    subset: Annotated[
+        int | None, typer.Option("--subset", help="use this many training and validation samples")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Search exits, widths, bits and cores together; write runs/NAME with journal, report and bundles."""
+    from offramp.api import design
+    from offramp.data import load_dataset
+
+    dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset)
+    folder = run or Path("runs") / f"{dataset.name}-{backbone}-{Path(accelerator).stem}-{seed}"
+    with Meter() as meter:
+        result = design(
+            dataset,
+            backbone,
+            accelerator,
+            run=folder,
+            space=space,
+            without=[part for part in without.split(",") if part],
+            strategy=strategy,
+            objectives=[name.strip() for name in objectives.split(",")],
+            constraints=constraint or (),
+            trials=trials,
+            seed=seed,
+            accuracy_drop=accuracy_drop,
+            policy=policy,
+            guarantee=guarantee,
+            execution=execution,
+            budget=_budget(len(dataset.train), epochs, tune_epochs, finish_epochs),
+            subset=subset,
+            progress=meter.tell,
+        )
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+    else:
+        _print(result, data, data_dir)
+
+
+def _budget(samples: int, shared: int | None, tune: int | None, finish: int | None) -> Budget:
+    usual = default_budget(samples)
+    return Budget(
+        shared_epochs=usual.shared_epochs if shared is None else shared,
+        tune_epochs=usual.tune_epochs if tune is None else tune,
+        finish_epochs=usual.finish_epochs if finish is None else finish,
+    )
+
+
+class Meter:
+    """Progress bars on stderr, one per phase, made when the phase begins."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[remark]}"),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "Meter":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def tell(self, phase: str, done: int, total: int, remark: str) -> None:
+        """Move the bar of a phase."""
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bars.add_task(PHASES[phase], total=total, remark=remark)
+        self._bars.update(self._tasks[phase], completed=done, total=total, remark=remark)
+
+
+def _run_knee(result: Any, data: str, data_dir: Path | None) -> None:
+    """Run the knee's bundle on test data, print measured beside predicted, and keep it for the page."""
+    from offramp.cli.run import measure_run, print_run, read_samples
+    from offramp.deploy.runtime import Runner
+    from offramp.report.page import write_report
+    from offramp.report.run_folder import read_run, write_measured
+    from offramp.report.study import Measured
+
+    runner = Runner(result.bundle)
+    seen = measure_run(runner, *read_samples(runner.bundle, data, data_dir, "test"))
+    print_run({"data": data, "split": "test", **seen})
+    timed = seen["measured_latency_ms"]
+    measured = Measured(
+        device=timed["device"],
+        latency_ms=timed["mean"],
+        accuracy=seen["accuracy"],
+        exit_rates=tuple(seen["exit_rates"]),
+    )
+    write_measured(result.run, {result.knee.trial.number: measured})
+    write_report(result.run / "report.html", read_run(result.run))
+
+
+def _print(result: Any, data: str, data_dir: Path | None) -> None:
+    """The front against the static network, then the knee's bundle run on test data."""
+    console = Console(highlight=False)
+    table = Table("", "accuracy val", "test", "energy uJ", "latency ms", "worst ms", "MMACs", "exits (rate)")
+    rows = [(str(p.trial.number), p) for p in result.front]
+    for name, point in [*rows, ("static", result.static)]:
+        m, t = point.metrics, point.trial
+        places = [str(e.mounting_point) for e in t.architecture.exits] + ["end"]
+        exits = ", ".join(f"{place} ({rate:.0%})" for place, rate in zip(places, t.exit_rates, strict=True))
+        figures = [f"{m.energy_uj:.4g}", f"{m.latency_ms:.4g}", f"{m.worst_latency_ms:.4g}", f"{m.macs / 1e6:.3g}"]
+        table.add_row(name, f"{m.accuracy_val:.4f}", f"{m.accuracy_test:.4f}", *figures, exits)
+    console.print(table)
+    if result.bundle is None:
+        console.print(f"the front is empty: {result.note}")
+        return
+    console.print(f"knee: trial {result.knee.trial.number}; report: {result.run / 'report.html'}")
+    console.print(f"offramp run {result.bundle} --data {data}")
+    _run_knee(result, data, data_dir)

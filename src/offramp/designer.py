@@ -1,0 +1,319 @@
+"""One study from data to bundles: the sequence behind `offramp.design` and `offramp search`.
+
+It only puts the rooms in a row and decides what lies where in a run folder:
+
+    journal.sqlite      every trial, append-only; the same call continues it
+    shared.safetensors  the float weights that all candidates start from (channels sorted by importance)
+    weights/            trials, finished points and the static network, as quantization-aware training left them
+    bundle/             the knee of the front; bundles/ holds the other points and the static network
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from offramp.config import Budget, StudyConfig, default_budget
+from offramp.cost.engine import FastCostModel
+from offramp.cost.network import NetworkCost
+from offramp.data import Dataset
+from offramp.deploy.bundle import write_bundle
+from offramp.deploy.manifest import OperatingPoint, PartCost, Predicted
+from offramp.evaluate import (
+    COST_OF,
+    Evaluated,
+    Testbed,
+    evaluate,
+    judge,
+    prepare_candidate,
+    prepare_layers,
+    price,
+    quote,
+    tune,
+    with_test,
+)
+from offramp.exits.guarantee import parse_guarantee
+from offramp.exits.policy import check_policy
+from offramp.ir.accelerator import Accelerator
+from offramp.ir.architecture import Architecture, ExitChoice
+from offramp.ir.trial import Status, Trial, check_objectives
+from offramp.learn.resume import EpochRecord
+from offramp.learn.train import OnEpoch, TrainConfig, fit
+from offramp.learn.weights import load_weights, save_weights
+from offramp.nn.backbones import Backbone
+from offramp.nn.convert import convert
+from offramp.nn.describe import describe
+from offramp.nn.network import EarlyExitNetwork, build
+from offramp.nn.shared import cut_out, supernet
+from offramp.nn.widths import sort_channels
+from offramp.report.run_folder import FINISH, STATIC
+from offramp.search.constraints import parse_constraints
+from offramp.search.derive import derive_space
+from offramp.search.front import front as front_of
+from offramp.search.journal import Journal
+from offramp.search.space import Space
+from offramp.search.strategy import make_strategy
+from offramp.search.study import run_study, trial_seed
+from offramp.search.task import Task
+
+STATIC_NUMBER = -1
+"""Trial number of the static reference."""
+
+Progress = Callable[[str, int, int, str], None]
+"""(phase, done, total, remark); the phases are `shared`, `static`, `search` and `finish`."""
+
+POINTS = {"accurate": 1.0, "balanced": 0.5, "frugal": 0.0}
+"""Operating points of a bundle by their place on the accuracy/cost curve, 1 at its most accurate end."""
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide figures."""
+    return {name: version(name) for name in ("offramp", "torch", "numpy", "pymoo", "scikit-learn", "onnxruntime")}
+
+
+class Designer:
+    """A study: what is searched (`config`), on which data, backbone and chip, and the steps in order.
+
+    Attributes:
+        bed: what every candidate is evaluated on.
+        space: the candidates.
+        folder: the run folder.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        dataset: Dataset,
+        full: Backbone,
+        accelerator: Accelerator,
+        *,
+        space: Space | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        check_objectives(config.objectives)
+        self.config, self.dataset, self.folder = config, dataset, config.run
+        self.report = progress or (lambda phase, done, total, remark: None)
+        self.space = space or derive_space(describe(full), accelerator)
+        self.bed = Testbed(
+            dataset=dataset,
+            full=full,
+            accelerator=accelerator,
+            cost_model=FastCostModel(),
+            constraints=parse_constraints(config.constraints),
+            objective=next((COST_OF[n] for n in config.objectives if n in COST_OF), "energy"),
+            execution=config.execution,
+            policy=check_policy(config.policy, where="--policy"),
+            accuracy_drop=config.accuracy_drop,
+            guarantee=parse_guarantee(config.guarantee) if config.guarantee else None,
+            tune_epochs=self.budget.tune_epochs,
+            tune_config=TrainConfig(learning_rate=1e-3),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+        self.neutral = Architecture(backbone=full.name, default_precision=self.space.default_precision)
+        price(self.bed, self.neutral)
+
+    @property
+    def budget(self) -> Budget:
+        """As asked for, or derived from the size of the training set."""
+        return self.config.budget or default_budget(len(self.dataset.train))
+
+    def journal(self) -> Journal:
+        """The run's journal, open for appending.
+
+        Raises:
+            FormatError: it is damaged, of another version or begun with another configuration.
+        """
+        c = self.config
+        identity = {
+            "data": c.data,
+            "backbone": c.backbone,
+            "accelerator": c.accelerator,
+            "strategy": c.strategy,
+            "objectives": c.objectives,
+            "constraints": c.constraints,
+            "trials": c.trials,
+            "seed": c.seed,
+            "accuracy_drop": c.accuracy_drop,
+            "policy": c.policy,
+            "guarantee": c.guarantee,
+            "execution": c.execution,
+            "subset": c.subset,
+            "budget": repr(self.budget),
+            "space": self.space.digest,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return Journal.open(self.folder / "journal.sqlite", identity, {"versions": versions()})
+
+    def _epochs(self, phase: str, total: int, remark: str = "") -> OnEpoch:
+        def tell(record: EpochRecord) -> None:
+            self.report(phase, record.epoch, total, remark or f"train accuracy {record.accuracy:.3f}")
+
+        return tell
+
+    def _train_float(self, phase: str, network: EarlyExitNetwork, path: Path, seed: int) -> EarlyExitNetwork:
+        """Train all exits of a float network, or load what an earlier call has trained."""
+        if path.is_file():
+            load_weights(path, network)
+            return network.eval()
+        checkpoint = path.with_suffix(".checkpoint")
+        fit(
+            network,
+            self.dataset.train,
+            epochs=self.budget.shared_epochs,
+            seed=seed,
+            augmentation=self.dataset.augmentation,
+            device=self.bed.device,
+            on_epoch=self._epochs(phase, self.budget.shared_epochs),
+            checkpoint=checkpoint,
+        )
+        sort_channels(network)
+        save_weights(path, network, phase=phase, seed=str(seed))
+        checkpoint.unlink(missing_ok=True)
+        return network
+
+    @cached_property
+    def shared(self) -> EarlyExitNetwork:
+        """The shared weights: the largest network with every exit of the space, trained jointly in float."""
+        exits = [ExitChoice(point, kind) for point, kinds in self.space.exits for kind in kinds]
+        network = supernet(self.bed.full, exits, seed=self.config.seed)
+        return self._train_float("shared", network, self.folder / "shared.safetensors", trial_seed(self.config.seed, 0))
+
+    def _weights(self, name: str) -> Path:
+        return self.folder / "weights" / f"{name}.safetensors"
+
+    def _keep(self, name: str, done: Evaluated) -> Trial:
+        """Weights go to the disk before the journal knows the trial."""
+        if done.network is not None:
+            save_weights(self._weights(name), done.network, architecture=done.trial.architecture.digest)
+        return done.trial
+
+    def search(self, journal: Journal) -> list[Trial]:
+        """Every trial of the study; what the journal holds already is not evaluated again."""
+        c = self.config
+        task = Task(
+            space=self.space,
+            objectives=c.objectives,
+            constraints=self.bed.constraints,
+            seed=c.seed,
+            trials=c.trials,
+            price=lambda architecture: quote(self.bed, architecture),
+        )
+
+        def one(architecture: Architecture, number: int, seed: int) -> Trial:
+            done = evaluate(self.bed, self.shared, architecture, number=number, seed=seed)
+            return self._keep(f"trial-{number}", done)
+
+        def tell(trial: Trial) -> None:
+            m = trial.metrics
+            found = f"{m.accuracy_val:.3f} at {m.energy_uj:.3g} uJ" if m else trial.reason
+            self.report("search", trial.number + 1, c.trials, f"{trial.status}: {found}")
+
+        strategy = make_strategy(c.strategy, task)
+        return run_study(strategy, one, journal, trials=c.trials, seed=c.seed, on_trial=tell)
+
+    def static(self, journal: Journal) -> Evaluated:
+        """The same backbone without exits, 8 bit, trained on its own, under its best mapping."""
+        start = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
+        seed = trial_seed(self.config.seed, 1)
+        plain = self._train_float("static", start, self.folder / "weights" / "static-float.safetensors", seed)
+        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, plain, seed)
+
+    def finish(self, journal: Journal, trials: Sequence[Trial]) -> list[Evaluated]:
+        """Points of the front, trained on with their own precision, with figures on test data."""
+        points = front_of(trials, self.config.objectives, self.bed.constraints)
+        points = _spread(points, self.budget.finish_points)
+        return [self._finish_point(journal, t, i, len(points)) for i, t in enumerate(points)]
+
+    def _finish_point(self, journal: Journal, trial: Trial, index: int, total: int) -> Evaluated:
+        self.report("finish", index, total, f"trial {trial.number}")
+        plain = self._bare(trial.architecture)
+        done = self._finished(journal, f"point-{trial.number}", trial.number, trial.architecture, plain, trial.seed)
+        self.report("finish", index + 1, total, f"trial {trial.number}")
+        return done
+
+    def _finished(
+        self, journal: Journal, name: str, number: int, architecture: Architecture, plain: EarlyExitNetwork, seed: int
+    ) -> Evaluated:
+        """Train on, judge and read test; a point that the journal already holds is loaded."""
+        phase = STATIC if number == STATIC_NUMBER else FINISH
+        known = {t.number: t for t in journal.trials(phase)}.get(number)
+        if known is not None and self._weights(name).is_file():
+            network = prepare_layers(self.bed, known.architecture, self._bare(known.architecture), seed=seed)
+            load_weights(self._weights(name), network)
+            cost = price(self.bed, known.architecture, known.exit_rates)
+            return Evaluated(trial=known, network=network.eval(), cost=cost, temperatures=_temperatures(known))
+        if phase == STATIC:
+            network = prepare_candidate(self.bed, plain, architecture, seed=seed)
+        else:
+            network = prepare_layers(self.bed, architecture, plain, seed=seed)
+            load_weights(self._weights(f"trial-{number}"), network)
+        tune(self.bed, network, epochs=self.budget.finish_epochs, seed=seed + 1)
+        first = price(self.bed, architecture)
+        done = with_test(self.bed, judge(self.bed, architecture, network, first, number=number, seed=seed))
+        journal.append(self._keep(name, done), phase=phase)
+        return done
+
+    def _bare(self, architecture: Architecture) -> EarlyExitNetwork:
+        return build(architecture, self.bed.full.input_shape, self.bed.full.classes, seed=0, full=self.bed.full)
+
+    def bundle(self, done: Evaluated, path: Path) -> Path:
+        """Write the bundle of a finished point."""
+        assert done.network is not None and done.cost is not None and done.trial.metrics is not None
+        trial, data = done.trial, self.dataset
+        network = convert(done.network, name=f"{self.bed.full.name}-{trial.number}", temperatures=done.temperatures)
+        figures = done.trial.metrics
+        return write_bundle(
+            path,
+            network,
+            thresholds=trial.thresholds,
+            policy=self.bed.policy,
+            operating_points=operating_points(trial),
+            architecture=trial.architecture,
+            mapping=done.cost.mapping,
+            predicted=predicted(done.cost),
+            metrics={
+                "val": {"accuracy": figures.accuracy_val, "exit_rates": list(trial.exit_rates)},
+                "test": {"accuracy": figures.accuracy_test, "exit_rates": trial.details["test_exit_rates"]},
+            },
+            class_names=data.class_names,
+            data={"name": data.name, "seed": data.seed, "normalization": data.normalization.to_json()},
+            seed=self.config.seed,
+            versions=versions(),
+        )
+
+
+def _spread(trials: Sequence[Trial], most: int) -> list[Trial]:
+    """At most so many points of a front, its ends among them."""
+    if len(trials) <= most:
+        return list(trials)
+    return [trials[round(i * (len(trials) - 1) / max(most - 1, 1))] for i in range(most)]
+
+
+def _temperatures(trial: Trial) -> tuple[float, ...]:
+    return tuple(trial.details["temperatures"])
+
+
+def predicted(cost: NetworkCost) -> Predicted:
+    """Prices of stages and branches for a manifest."""
+
+    def part(cycles: float, picojoules: float) -> PartCost:
+        return PartCost(latency_ms=cost.milliseconds(cycles), energy_uj=picojoules / 1e6)
+
+    return Predicted(
+        accelerator=cost.accelerator,
+        stages=tuple(part(s.backbone_cycles, s.backbone_pj) for s in cost.stages),
+        branches=tuple(part(s.branch_cycles, s.branch_pj) for s in cost.stages),
+    )
+
+
+def operating_points(trial: Trial) -> dict[str, OperatingPoint]:
+    """Named threshold sets from the trial's accuracy/cost curve on validation data."""
+    curve = trial.details.get("curve", [])
+    if not curve or trial.status is not Status.OK:
+        return {}
+    return {
+        name: OperatingPoint(split="val", **{k: curve[round(place * (len(curve) - 1))][k] for k in curve[0]})
+        for name, place in POINTS.items()
+    }

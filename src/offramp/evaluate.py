@@ -1,0 +1,421 @@
+"""Architecture -> Trial: the one place where networks and prices meet; a plain sequence of calls.
+
+    price      network on the meta device -> workload -> mapping; a candidate that breaks a constraint ends here
+    prepare    weights cut out of the shared ones, quantized, on the numerics of the cores that were chosen
+    tune       a few epochs with the candidate's own precision and noise
+    solve      which exits to keep and one threshold each, on validation data, from the mapped prices
+    trial      expected and worst-case figures
+
+It sees training and validation data; test data only in `with_test`, for networks that are reported.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offramp.cost.mapper import map_network
+from offramp.cost.model import CostModel
+from offramp.cost.network import NetworkCost
+from offramp.data import Dataset, Split
+from offramp.errors import AccelerationError
+from offramp.exits.calibrate import fit_temperature
+from offramp.exits.guarantee import Guarantee, guaranteed
+from offramp.exits.policy import PATIENCE, confidences
+from offramp.exits.solve import Solution, apply, cumulated, curve, solve
+from offramp.ir.accelerator import Accelerator
+from offramp.ir.architecture import Architecture
+from offramp.ir.trial import Metrics, Status, Trial
+from offramp.ir.workload import Stage, Workload
+from offramp.learn.predict import Logits, accuracies, predict
+from offramp.learn.train import OnEpoch, TrainConfig, fit
+from offramp.nn.analog import AnalogSettings
+from offramp.nn.backbones import Backbone
+from offramp.nn.lower import lower
+from offramp.nn.network import EarlyExitNetwork, build, skeleton
+from offramp.nn.quantize import PreparedNetwork, calibrate, prepare
+from offramp.nn.shared import cut_out
+from offramp.search.constraints import Constraint, figures, misses
+from offramp.search.task import Price
+
+CALIBRATION_SAMPLES = 1024
+CURVE_POINTS = 40
+COST_OF = {"energy_uj": "energy", "latency_ms": "latency", "edp": "edp", "macs": "energy", "peak_bytes": "energy"}
+"""What the mapper and the thresholds minimise for the first cost objective of a study."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Testbed:
+    """What every candidate of a study is evaluated on.
+
+    Attributes:
+        full: the backbone at full size.
+        constraints: limits that a trial must keep.
+        objective: "energy", "latency" or "edp": what mapping and thresholds minimise.
+        accuracy_drop: validation accuracy that thresholds may cost, against the best of the network's own exits.
+        guarantee: takes the place of `accuracy_drop` when given.
+        tune_config, tune_epochs: quantization-aware training of every candidate.
+    """
+
+    dataset: Dataset
+    full: Backbone
+    accelerator: Accelerator
+    cost_model: CostModel
+    constraints: tuple[Constraint, ...] = ()
+    objective: str = "energy"
+    execution: str = "best"
+    policy: str = "max_softmax"
+    accuracy_drop: float = 0.005
+    guarantee: Guarantee | None = None
+    tune_epochs: int = 1
+    tune_config: TrainConfig
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluated:
+    """A trial with the network behind it: what a bundle is made from.
+
+    Both have the exits that pay for themselves; the candidate may have asked for more.
+    """
+
+    trial: Trial
+    network: PreparedNetwork | None = None
+    cost: NetworkCost | None = None
+    temperatures: tuple[float, ...] = ()
+
+
+def analog_settings(architecture: Architecture, accelerator: Accelerator) -> dict[str, AnalogSettings]:
+    """Layer -> what the analog array does to it, for layers that ask for an analog core."""
+    arrays = {core.name: core.analog for core in accelerator.cores}
+    return {
+        layer: AnalogSettings(
+            rows=array.rows, input_bits=array.input_bits, adc_bits=array.adc_bits, read_noise=array.read_noise
+        )
+        for layer, core in architecture.cores
+        if (array := arrays.get(core)) is not None
+    }
+
+
+def workload_of(bed: Testbed, architecture: Architecture) -> Workload:
+    """The layers of a candidate with their bits; nothing is trained, no memory is taken."""
+    adc = {layer: s.adc_bits for layer, s in analog_settings(architecture, bed.accelerator).items()}
+    return lower(
+        skeleton(architecture, bed.full),
+        precision=dict(architecture.precision),
+        default=architecture.default_precision,
+        adc_bits=adc,
+    )
+
+
+def price(bed: Testbed, architecture: Architecture, exit_rates: tuple[float, ...] | None = None) -> NetworkCost:
+    """The best mapping of a candidate and its price.
+
+    Raises:
+        AccelerationError: a layer that no core takes.
+    """
+    return map_network(
+        workload_of(bed, architecture),
+        bed.accelerator,
+        cost_model=bed.cost_model,
+        exit_rates=exit_rates,
+        execution=bed.execution,
+        objective=bed.objective,
+        pinned=dict(architecture.cores),
+    )
+
+
+def quote(bed: Testbed, architecture: Architecture) -> Price:
+    """What a search strategy may know of a candidate before any training."""
+    try:
+        cost = price(bed, architecture)
+    except AccelerationError as error:
+        return Price(per_exit={}, fixed={}, refusal=str(error))
+    worst = at_best(bed, architecture, cost)
+    return Price(
+        per_exit={
+            "energy_uj": tuple(s.cumulative_pj / 1e6 for s in cost.stages),
+            "latency_ms": tuple(cost.milliseconds(s.cumulative_cycles) for s in cost.stages),
+            "macs": tuple(stage_macs(workload_of(bed, architecture).stages).tolist()),
+        },
+        fixed={name: figures(worst)[name] for name in ("peak_bytes", "worst_latency_ms", "worst_energy_uj")},
+    )
+
+
+def batches(split: Split, device: str, count: int = CALIBRATION_SAMPLES, size: int = 256) -> Iterator[torch.Tensor]:
+    """The first samples of a split as tensors, for calibration."""
+    for start in range(0, min(count, len(split)), size):
+        yield torch.as_tensor(split.x[start : start + size]).to(device)
+
+
+def prepare_candidate(
+    bed: Testbed, shared: EarlyExitNetwork, architecture: Architecture, *, seed: int
+) -> PreparedNetwork:
+    """The candidate with the shared weights, quantized as its cores compute and calibrated on training data."""
+    network = prepare_layers(bed, architecture, cut_out(shared, architecture, seed=seed), seed=seed)
+    calibrate(network, batches(bed.dataset.train, bed.device))
+    return network
+
+
+def prepare_layers(bed: Testbed, architecture: Architecture, plain: EarlyExitNetwork, *, seed: int) -> PreparedNetwork:
+    """A float network with the bits and the analog arrays of its architecture, not calibrated yet."""
+    return prepare(
+        plain,
+        dict(architecture.precision),
+        default=architecture.default_precision,
+        analog=analog_settings(architecture, bed.accelerator),
+        noise_seed=seed,
+    ).to(bed.device)
+
+
+def tune(
+    bed: Testbed, network: PreparedNetwork, *, epochs: int, seed: int, on_epoch: OnEpoch | None = None
+) -> PreparedNetwork:
+    """Quantization-aware training in place; read noise is on where a core has it."""
+    if epochs:
+        data = bed.dataset
+        fit(
+            network,
+            data.train,
+            epochs=epochs,
+            seed=seed,
+            config=bed.tune_config,
+            augmentation=data.augmentation,
+            device=bed.device,
+            on_epoch=on_epoch,
+        )
+    return network
+
+
+def evaluate(
+    bed: Testbed,
+    shared: EarlyExitNetwork,
+    architecture: Architecture,
+    *,
+    number: int,
+    seed: int,
+    epochs: int | None = None,
+) -> Evaluated:
+    """One candidate from its description to its figures.
+
+    Args:
+        shared: weights to start from.
+        number: of the trial in its study; -1 for the static reference.
+        seed: of everything random in this trial.
+        epochs: of tuning; `bed.tune_epochs` when None.
+
+    Raises:
+        AccelerationError: a layer that no core takes.
+        TrainingError: the loss is not finite.
+    """
+    first = price(bed, architecture)
+    missed = misses(figures(at_best(bed, architecture, first)), bed.constraints)
+    if missed:
+        trial = Trial(
+            number=number,
+            architecture=architecture,
+            status=Status.INFEASIBLE,
+            seed=seed,
+            reason=f"before training: misses {', '.join(missed)}",
+            detail=json.dumps({"violation": sum(missed.values())}),
+        )
+        return Evaluated(trial=trial, cost=first)
+    network = prepare_candidate(bed, shared, architecture, seed=seed)
+    tune(bed, network, epochs=bed.tune_epochs if epochs is None else epochs, seed=seed)
+    return judge(bed, architecture, network, first, number=number, seed=seed)
+
+
+def judge(
+    bed: Testbed, architecture: Architecture, network: PreparedNetwork, first: NetworkCost, *, number: int, seed: int
+) -> Evaluated:
+    """Temperatures, exits and thresholds of a trained network, and its figures on validation data."""
+    val = bed.dataset.val
+    logits = predict(network, val.x, noise_seed=seed)
+    temperatures = tuple(fit_temperature(row, val.y) for row in logits)
+    kept, first = choose_exits(bed, logits, val.y, temperatures, first)
+    early = tuple(e for i, e in enumerate(architecture.exits) if i in kept)
+    chosen = replace(architecture, exits=early)
+    network = network if chosen == architecture else without_dropped(bed, chosen, network)
+    scales = tuple(temperatures[i] for i in kept)
+    sure, right = evidence(bed.policy, logits[list(kept)], val.y, scales)
+    cost = first if chosen == architecture else price(bed, chosen)
+    solution = thresholds(bed, sure, right, cost)
+    cost = price(bed, chosen, solution.exit_rates)
+    metrics = expected_figures(bed, chosen, cost, solution)
+    missed = misses(figures(metrics), bed.constraints)
+    trial = Trial(
+        number=number,
+        architecture=chosen,
+        status=Status.INFEASIBLE if missed else Status.OK,
+        seed=seed,
+        reason=f"misses {', '.join(missed)}" if missed else "",
+        metrics=metrics,
+        thresholds=solution.thresholds,
+        exit_rates=solution.exit_rates,
+        bits=tuple(sorted((k, v) for k, v in network.bits.items() if k in cost.mapping.cores)),
+        cores=tuple(sorted(cost.mapping.cores.items())),
+        detail=json.dumps(details(bed, kept, scales, logits, sure, right, cost)),
+    )
+    return Evaluated(trial=trial, network=network, cost=cost, temperatures=scales)
+
+
+def without_dropped(bed: Testbed, chosen: Architecture, network: PreparedNetwork) -> PreparedNetwork:
+    """The same trained network with fewer exits."""
+    plain = build(chosen, bed.full.input_shape, bed.full.classes, seed=0, full=bed.full)
+    fewer = prepare_layers(bed, chosen, plain, seed=0)
+    fewer.input.load_state_dict(network.input.state_dict())
+    for node in plain.nodes:
+        fewer.layer(node.name).load_state_dict(network.layer(node.name).state_dict())
+    return fewer.eval()
+
+
+Evidence = tuple[NDArray[np.float64], NDArray[np.bool_]]
+
+
+def evidence(policy: str, logits: Logits, y: NDArray[np.int64], temperatures: Sequence[float]) -> Evidence:
+    """Confidence and correctness of every exit for every sample, both [E, N]."""
+    return confidences(policy, list(logits), temperatures), logits.argmax(axis=2) == y[None]
+
+
+def prices(bed: Testbed, cost: NetworkCost) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Price of every stage's backbone part and of its branch, [E] each, in the unit of the testbed's objective."""
+    if bed.objective == "latency":
+        pairs = [(s.backbone_cycles, s.branch_cycles) for s in cost.stages]
+    else:
+        pairs = [(s.backbone_pj, s.branch_pj) for s in cost.stages]
+    stages, branches = np.asarray(pairs, dtype=np.float64).T
+    return stages, branches
+
+
+def choose_exits(
+    bed: Testbed, logits: Logits, y: NDArray[np.int64], temperatures: tuple[float, ...], cost: NetworkCost
+) -> tuple[tuple[int, ...], NetworkCost]:
+    """Which of the exits that were asked for pay for themselves, the final one last.
+
+    Patience counts exits that agree, so there nothing may be dropped.
+    """
+    everything = tuple(range(len(logits)))
+    if bed.policy == PATIENCE or len(logits) == 1:
+        return everything, cost
+    sure, right = evidence(bed.policy, logits, y, temperatures)
+    stages, branches = prices(bed, cost)
+    floor = accuracy_floor(bed, right)
+    return solve(sure, right, stages, branches, accuracy_floor=floor, policy=bed.policy).exits, cost
+
+
+def accuracy_floor(bed: Testbed, right: NDArray[np.bool_]) -> float:
+    """The validation accuracy that thresholds must keep: that of the best single exit less the allowed drop."""
+    return float(max(0.0, right.mean(axis=1).max() - bed.accuracy_drop))
+
+
+def leaving_costs(bed: Testbed, cost: NetworkCost) -> NDArray[np.float64]:
+    """Price of leaving at each exit, [E], with whatever speculation wastes."""
+    latency = bed.objective == "latency"
+    return np.asarray([s.cumulative_cycles if latency else s.cumulative_pj for s in cost.stages], dtype=np.float64)
+
+
+def thresholds(bed: Testbed, sure: NDArray[np.float64], right: NDArray[np.bool_], cost: NetworkCost) -> Solution:
+    """One threshold per kept exit: the cheapest that keep the accuracy floor, or the promise when one was asked for."""
+    leaving = leaving_costs(bed, cost)
+    if bed.guarantee is not None:
+        return guaranteed(sure, right, leaving, bed.guarantee, policy=bed.policy)
+    steps, nothing = np.diff(leaving, prepend=0.0), np.zeros_like(leaving)
+    floor = accuracy_floor(bed, right)
+    return solve(sure, right, steps, nothing, accuracy_floor=floor, select=False, policy=bed.policy)
+
+
+def stage_macs(stages: tuple[Stage, ...]) -> NDArray[np.float64]:
+    """Multiply-accumulates of a sample that leaves at each exit, [E]."""
+    backbone = [sum(layer.macs for layer in s.backbone) for s in stages]
+    branch = [sum(layer.macs for layer in s.branch) for s in stages]
+    return cumulated(backbone, branch, range(len(stages)))
+
+
+def expected_figures(bed: Testbed, architecture: Architecture, cost: NetworkCost, solution: Solution) -> Metrics:
+    """Expected figures over the exit rates, and the worst case."""
+    rates = np.asarray(solution.exit_rates)
+    expected, worst = cost.expected(solution.exit_rates), cost.worst_case
+    energy, latency = expected.energy_pj / 1e6, cost.milliseconds(expected.latency_cycles)
+    return Metrics(
+        accuracy_val=solution.accuracy,
+        energy_uj=energy,
+        latency_ms=latency,
+        worst_latency_ms=cost.milliseconds(worst.latency_cycles),
+        worst_energy_uj=worst.energy_pj / 1e6,
+        edp=energy * latency,
+        macs=float(rates @ stage_macs(workload_of(bed, architecture).stages)),
+        peak_bytes=cost.peak_bytes,
+    )
+
+
+def at_best(bed: Testbed, architecture: Architecture, cost: NetworkCost) -> Metrics:
+    """Figures that no training can better: everything right, everyone leaves at the first exit."""
+    leaving = (1.0,) + (0.0,) * (len(cost.stages) - 1)
+    dream = Solution(exits=(), thresholds=(), exit_rates=leaving, accuracy=1.0, expected_cost=0.0, costs=())
+    return expected_figures(bed, architecture, cost, dream)
+
+
+def details(
+    bed: Testbed,
+    kept: tuple[int, ...],
+    temperatures: tuple[float, ...],
+    logits: Logits,
+    sure: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    cost: NetworkCost,
+) -> dict[str, Any]:
+    """What the report shows of a trial beside its metrics (keys as in `report.study`)."""
+    steps = np.diff(leaving_costs(bed, cost), prepend=0.0)
+    points = curve(sure, right, steps, np.zeros_like(steps), select=False, policy=bed.policy, points=CURVE_POINTS)
+    return {
+        "exit_accuracies": accuracies(logits, bed.dataset.val.y)[list(kept)].tolist(),
+        "stages": [
+            {
+                "backbone_cycles": s.backbone_cycles,
+                "branch_cycles": s.branch_cycles,
+                "backbone_pj": s.backbone_pj,
+                "branch_pj": s.branch_pj,
+                "cumulative_cycles": s.cumulative_cycles,
+                "cumulative_pj": s.cumulative_pj,
+            }
+            for s in cost.stages
+        ],
+        "temperatures": [float(t) for t in temperatures],
+        "exit_modes": [str(m) for m in cost.mapping.exit_modes],
+        "clock_hz": cost.clock_mhz * 1e6,
+        "curve": [operating_point(cost, s) for s in points],
+    }
+
+
+def operating_point(cost: NetworkCost, solution: Solution) -> dict[str, Any]:
+    """One point of the accuracy/cost curve as plain figures."""
+    expected = cost.expected(solution.exit_rates)
+    return {
+        "accuracy": solution.accuracy,
+        "energy_uj": expected.energy_pj / 1e6,
+        "latency_ms": cost.milliseconds(expected.latency_cycles),
+        "thresholds": list(solution.thresholds),
+        "exit_rates": list(solution.exit_rates),
+    }
+
+
+def with_test(bed: Testbed, done: Evaluated) -> Evaluated:
+    """The same with accuracy and exit rates on the test split, read once for this network.
+
+    Args:
+        done: an evaluated network.
+    """
+    assert done.network is not None
+    test = bed.dataset.read_test(f"trial {done.trial.number}")
+    logits = predict(done.network, test.x, noise_seed=done.trial.seed)
+    sure, right = evidence(bed.policy, logits, test.y, done.temperatures)
+    kept = range(len(logits))
+    outcome = apply(sure, right, kept, done.trial.thresholds, [0.0] * len(kept))
+    assert done.trial.metrics is not None
+    metrics = replace(done.trial.metrics, accuracy_test=outcome.accuracy)
+    detail = {**done.trial.details, "test_exit_rates": list(outcome.exit_rates)}
+    return replace(done, trial=replace(done.trial, metrics=metrics, detail=json.dumps(detail)))
