@@ -197,9 +197,9 @@ def mount(architecture: Architecture, exits: Sequence[ExitChoice], full: Backbon
     outlines = {e: branch_outline(full, e.mounting_point, e.branch) for e in exits}
     network = EarlyExitNetwork(
         full,
-        blocks={i: copy.deepcopy(facts.root.get_submodule(block_name(i))) for i in blocks},
-        exits={e: copy.deepcopy(b.module) for e, b in outlines.items()},
-        head=copy.deepcopy(facts.root.get_submodule(HEAD)),
+        blocks={i: _twin(facts.root.get_submodule(block_name(i))) for i in blocks},
+        exits={e: _twin(b.module) for e, b in outlines.items()},
+        head=_twin(facts.root.get_submodule(HEAD)),
         graphs=facts.graphs,
         branch_graphs={e: b.graph for e, b in outlines.items()},
     )
@@ -209,6 +209,15 @@ def mount(architecture: Architecture, exits: Sequence[ExitChoice], full: Backbon
     kept = _kept_channels(architecture, facts, {network.branch_name(e): (e, b) for e, b in outlines.items()})
     resize(network, network.nodes, {INPUT: full.input_shape[0]}, kept)
     return network
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """A copy of a module that still shares its meta tensors, which are replaced and never written; deepcopy is slow."""
+    twin = object.__new__(type(module))
+    twin.__dict__ = {k: copy.copy(v) if isinstance(v, dict | set) else v for k, v in module.__dict__.items()}
+    for name, child in twin._modules.items():
+        twin._modules[name] = None if child is None else _twin(child)
+    return twin
 
 
 def _kept_blocks(architecture: Architecture, facts: Outline) -> tuple[int, ...]:
