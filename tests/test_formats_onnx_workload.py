@@ -1,0 +1,334 @@
+"""ONNX to workload: shapes and bits by operator, exported networks against their own lowering, bad files, fuzz."""
+
+import io
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from offramp.errors import FormatError, UserError
+from offramp.formats.onnx_workload import SUPPORTED, onnx_workload, read_onnx
+from offramp.ir.workload import INPUT, Layer, Op, Workload
+
+FLOAT = TensorProto.FLOAT
+SHAPES: dict[str, tuple[int, ...]] = {
+    "w": (8, 3, 3, 3), "dw": (8, 1, 3, 3), "gw": (8, 4, 1, 1), "fc": (10, 8), "mm": (8, 10), "bias": (8,),
+    "s": (1, 8, 1, 1),
+}  # fmt: skip
+
+
+def node(op: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(), [output], name=f"n_{output}", **attributes)
+
+
+def integers(name: str, *values: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(values, dtype=np.int64), name)
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    shape: Sequence[int | str] = (1, 3, 8, 8),
+    extra: Sequence[onnx.TensorProto] = (),
+    output: str | None = None,
+) -> bytes:
+    tensors = [numpy_helper.from_array(np.zeros(s, dtype=np.float32), n) for n, s in SHAPES.items()]
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, list(shape))],
+        [helper.make_tensor_value_info(output or nodes[-1].output[0], FLOAT, None)],
+        [*tensors, *extra],
+    )
+    return helper.make_model(graph).SerializeToString()
+
+
+CONV = node("Conv", "x w", "y", pads=[1, 1, 1, 1])
+
+
+def layers_of(*nodes: onnx.NodeProto, **options: object) -> tuple[Layer, ...]:
+    return onnx_workload(model(nodes, **options)).layers  # type: ignore[arg-type]
+
+
+def test_convolutions_pools_and_dense_layers_become_loop_nests() -> None:
+    first, depth, grouped, pool, mean, dense = layers_of(
+        CONV,
+        node("BatchNormalization", "y bias bias bias bias", "bn"),
+        node("Clip", "bn", "r"),
+        node("Conv", "r dw", "d", pads=[0, 1, 2, 1], strides=[2, 1], group=8),
+        node("Conv", "d gw", "e", group=2),
+        node("MaxPool", "e", "p", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        node("GlobalAveragePool", "p", "m"),
+        node("Flatten", "m", "f"),
+        node("Gemm", "f fc", "z", transB=1),
+    )
+    assert (first.op, first.K, first.C, first.OY, first.OX, first.FY, first.padding) == (
+        Op.CONV, 8, 3, 8, 8, 3, (1, 1, 1, 1),
+    )  # fmt: skip
+    assert (depth.op, depth.G, depth.K, depth.C, depth.OY, depth.OX, depth.padding) == (
+        Op.DEPTHWISE, 8, 1, 1, 4, 8, (0, 2, 1, 1),
+    )  # fmt: skip
+    assert (grouped.op, grouped.G, grouped.K, grouped.C, grouped.macs) == (Op.CONV, 2, 4, 4, 8 * 4 * 32)
+    assert (pool.op, pool.G, pool.OY, pool.OX, pool.stride) == (Op.MAX_POOL, 8, 2, 4, (2, 2))
+    assert (mean.op, mean.FY, mean.FX, mean.OY, mean.inputs) == (Op.AVG_POOL, 2, 4, 1, (pool.name,))
+    assert (dense.op, dense.K, dense.C, dense.inputs) == (Op.DENSE, 10, 8, (mean.name,))
+    assert first.inputs == (INPUT,)
+    assert first.weight_bits == first.input_bits == dense.output_bits == 8
+
+
+def test_additions_join_and_constants_fold() -> None:
+    conv, second, total = layers_of(
+        CONV,
+        node("Relu", "y", "r"),
+        node("Mul", "r s", "scaled"),
+        node("Add", "scaled bias1", "shifted"),
+        node("Conv", "shifted gw", "b", group=2),
+        node("Sigmoid", "b", "gate"),
+        node("Mul", "b gate", "swish"),
+        node("Add", "swish r", "sum"),
+        extra=[numpy_helper.from_array(np.zeros((8, 1, 1), np.float32), "bias1")],
+    )
+    assert total.op is Op.ADD
+    assert total.inputs == (second.name, conv.name)
+    assert (total.G, total.OY, total.OX) == (8, 8, 8)
+
+
+def test_padding_joins_the_next_layer_and_same_padding_is_counted() -> None:
+    pads = integers("pads", 0, 0, 1, 2, 0, 0, 3, 4)
+    (conv,) = layers_of(node("Pad", "x pads", "p"), node("Conv", "p w", "y"), extra=[pads])
+    assert (conv.padding, conv.OY, conv.OX, conv.IY) == ((1, 3, 2, 4), 10, 12, 8)
+    (same,) = layers_of(node("Conv", "x w", "y", auto_pad="SAME_UPPER", strides=[2, 2]))
+    assert (same.OY, same.OX, same.padding) == (4, 4, (0, 1, 0, 1))
+    with pytest.raises(FormatError, match=r"node n_f \(Flatten\): a padded tensor arrives"):
+        layers_of(CONV, node("Pad", "x pads", "p"), node("Flatten", "p", "f"), extra=[pads])
+
+
+def test_shape_arithmetic_of_exporters_is_folded() -> None:
+    flat = layers_of(
+        CONV,
+        node("ReduceMean", "y", "m", axes=[-1, -2], keepdims=0),
+        node("Shape", "m", "shape"),
+        node("Gather", "shape zero", "n"),
+        node("Unsqueeze", "n axis", "n1"),
+        node("Concat", "n1 minus", "target", axis=0),
+        node("Reshape", "m target", "f"),
+        node("MatMul", "f mm", "z"),
+        node("Softmax", "z", "out"),
+        extra=[integers("zero", 0), integers("axis", 0), integers("minus", -1)],
+    )
+    assert [layer.op for layer in flat] == [Op.CONV, Op.AVG_POOL, Op.DENSE]
+
+
+def test_sequences_and_open_batches_are_read() -> None:
+    weights = numpy_helper.from_array(np.zeros((4, 9, 5), np.float32), "w1")
+    (conv,) = layers_of(node("Conv", "x w1", "y", pads=[2, 2], strides=[2]), shape=("N", 9, 128), extra=[weights])
+    assert (conv.OY, conv.OX, conv.FY, conv.FX, conv.B) == (1, 64, 1, 5, 1)
+
+
+def test_bits_follow_the_integer_types_of_quantizers() -> None:
+    four = getattr(TensorProto, "INT4", TensorProto.INT8)
+    extra = [
+        helper.make_tensor("zp8", TensorProto.UINT8, [], [0]),
+        helper.make_tensor("zp4", four, [], [0]),
+        helper.make_tensor("w4", four, [8, 3, 3, 3], [0] * 216),
+        helper.make_tensor("scale", FLOAT, [], [0.1]),
+    ]
+    first, second = layers_of(
+        node("QuantizeLinear", "x scale zp8", "xq"),
+        node("DequantizeLinear", "xq scale zp8", "xd"),
+        node("DequantizeLinear", "w4 scale zp4", "wd"),
+        node("Conv", "xd wd", "y", pads=[1, 1, 1, 1]),
+        node("Relu", "y", "r"),
+        node("QuantizeLinear", "r scale zp4", "rq"),
+        node("DequantizeLinear", "rq scale zp4", "rd"),
+        node("Conv", "rd gw", "z", group=2),
+        extra=extra,
+    )
+    assert (first.weight_bits, first.input_bits, first.output_bits) == (4, 8, 4)
+    assert (second.weight_bits, second.input_bits, second.output_bits) == (8, 4, 8)
+    loose = onnx_workload(model([CONV]), weight_bits=2, activation_bits=7).layers[0]
+    assert (loose.weight_bits, loose.input_bits, loose.output_bits) == (2, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("resnet8", (3, 32, 32)), ("mobilenetv2", (3, 32, 32)), ("dscnn", (1, 49, 10))]
+)
+def test_an_exported_backbone_reads_as_its_own_lowering(name: str, shape: tuple[int, int, int]) -> None:
+    import torch
+
+    from offramp.ir.architecture import Architecture
+    from offramp.nn.lower import lower
+    from offramp.nn.network import build
+
+    network = build(Architecture(backbone=name), shape, 10, seed=0).eval()
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (torch.zeros(1, *shape),), content, dynamo=False)
+    found, own = onnx_workload(content.getvalue()), lower(network)
+    assert [strip(x, found) for x in found.layers] == [strip(x, own) for x in own.layers]
+
+
+def strip(layer: Layer, workload: Workload) -> tuple[Layer, tuple[int, ...]]:
+    places = {x.name: i for i, x in enumerate(workload.layers)}
+    return replace(layer, name="", inputs=("",) * len(layer.inputs)), tuple(places.get(s, -1) for s in layer.inputs)
+
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "operator": (model([node("LSTM", "x w", "y")]), r"node n_y \(LSTM\): operator LSTM is not supported; wanted one"),
+    "cycle": (
+        model([node("Add", "x b", "a"), node("Relu", "a", "b")]),
+        r"node n_a \(Add\): the graph has a cycle",
+    ),
+    "loose end": (model([node("Relu", "nowhere", "y")]), r"node n_y \(Relu\): reads 'nowhere', which nobody makes"),
+    "two makers": (model([CONV, node("Relu", "x", "y")]), "tensor y is made twice"),
+    "channels": (model([node("Conv", "x gw", "y")]), r"node n_y \(Conv\): weights of \(8, 4, 1, 1\) with 1 gr"),
+    "window": (model([CONV, node("MaxPool", "y", "p", kernel_shape=[99, 1])]), r"n_p \(MaxPool\): a window"),
+    "features": (model([CONV, node("Flatten", "y", "f"), node("MatMul", "f mm", "z")]), "weights of 8 rows"),
+    "add shapes": (
+        model([CONV, node("GlobalAveragePool", "y", "m"), node("Add", "y m", "z")]),
+        r"adds tensors of shapes \(1, 8, 8, 8\) and \(1, 8, 1, 1\)",
+    ),
+    "two activations": (
+        model([CONV, node("GlobalAveragePool", "y", "m"), node("Mul", "y m", "z")]),
+        "joins two different tensors",
+    ),
+    "axes": (model([CONV, node("ReduceMean", "y", "m", axes=[1])]), "the axes of height and width"),
+    "reshape": (model([CONV, node("Reshape", "y t", "z")], extra=[integers("t", 7, -1)]), "the same number"),
+    "perm": (model([CONV, node("Transpose", "y", "z", perm=[0, 0, 1, 2])]), "each axis once"),
+    "stride": (model([node("Conv", "x w", "y", strides=[0, 1])]), "strides is \\(0, 1\\)"),
+    "weights computed": (model([CONV, node("Conv", "y y", "z")]), r"input 1 \(y\) is computed"),
+    "no work": (model([node("Relu", "x", "y")]), "no layer with work in it"),
+    "open shape": (model([CONV], shape=("N", 3, "H", "W")), "input x: its shape .* is open; .*--input-shape"),
+    "output": (model([CONV], output="z"), "output z is made by nobody"),
+    "empty": (onnx.ModelProto().SerializeToString(), "a model without nodes"),
+    "text": (b"this is not protobuf at all, is it?", "damaged protobuf"),
+    "pad channels": (
+        model([node("Pad", "x p", "y"), node("Conv", "y w", "z")], extra=[integers("p", 0, 1, 0, 0, 0, 0, 0, 0)]),
+        "pads batch or channels",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_bad_models_end_in_one_line_that_names_the_place(case: str) -> None:
+    content, message = BAD[case]
+    with pytest.raises(FormatError, match=message) as caught:
+        onnx_workload(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_open_input_shape_can_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "open.onnx"
+    path.write_bytes(model([CONV], shape=("N", 3, "H", "W")))
+    assert read_onnx(path, input_shape=(3, 16, 8)).layers[0].OY == 16
+    with pytest.raises(FormatError, match="no such file"):
+        read_onnx(tmp_path / "none.onnx")
+    path.write_bytes(model([CONV])[:-40])
+    with pytest.raises(FormatError, match="damaged protobuf"):
+        read_onnx(path)
+
+
+def test_the_supported_list_is_what_the_error_shows() -> None:
+    with pytest.raises(FormatError, match=", ".join(SUPPORTED)):
+        onnx_workload(BAD["operator"][0])
+
+
+WHOLE = model(
+    [
+        node("QuantizeLinear", "x sc zp", "q"),
+        node("DequantizeLinear", "q sc zp", "dq"),
+        node("Pad", "dq pads", "pd"),
+        node("Conv", "pd w", "y", strides=[1, 1], dilations=[1, 1]),
+        node("BatchNormalization", "y bias bias bias bias", "bn"),
+        node("Conv", "bn dw", "d", pads=[1, 1, 1, 1], group=8),
+        node("Add", "d bn", "a"),
+        node("AveragePool", "a", "ap", kernel_shape=[2, 2], strides=[2, 2]),
+        node("ReduceMean", "ap", "m", axes=[2, 3], keepdims=0),
+        node("Shape", "m", "sh"),
+        node("Gather", "sh zero", "n"),
+        node("Unsqueeze", "n zero", "n1"),
+        node("Concat", "n1 minus", "target", axis=0),
+        node("Reshape", "m target", "f"),
+        node("Transpose", "f", "t1", perm=[0, 1]),
+        node("Gemm", "t1 fc", "z", transB=1),
+    ],
+    extra=[
+        integers("pads", 0, 0, 1, 1, 0, 0, 1, 1),
+        integers("zero", 0),
+        integers("minus", -1),
+        helper.make_tensor("zp", TensorProto.UINT8, [], [0]),
+        helper.make_tensor("sc", FLOAT, [], [0.1]),
+    ],
+)
+EXTREMES = (0, -1, 1, 2, 7, 255, 2**31, -(2**31), 2**62, -(2**63), 2**63 - 1)
+
+
+def mutate_bytes(rng: random.Random) -> bytes:
+    data = bytearray(WHOLE)
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(data))
+        choice = rng.random()
+        if choice < 0.6:
+            data[at] = rng.randrange(256)
+        elif choice < 0.8:
+            del data[at : at + rng.randint(1, 30)]
+        else:
+            data[at:at] = rng.randbytes(rng.randint(1, 8))
+    return bytes(data)
+
+
+def mutate_graph(rng: random.Random) -> bytes:
+    proto = onnx.ModelProto.FromString(WHOLE)
+    graph = proto.graph
+    names = [t for n in graph.node for t in (*n.input, *n.output)] + ["", "nowhere"]
+    for _ in range(rng.randint(1, 4)):
+        chosen = rng.choice(graph.node)
+        kind = rng.randrange(7)
+        if kind == 0:
+            chosen.op_type = rng.choice([*SUPPORTED, "If", "", "Softmax"])
+        elif kind == 1 and chosen.input:
+            chosen.input[rng.randrange(len(chosen.input))] = rng.choice(names)
+        elif kind == 2 and chosen.attribute:
+            a = rng.choice(chosen.attribute)
+            a.ints[:] = [rng.choice(EXTREMES) for _ in range(rng.randint(0, 9))]
+            a.i = rng.choice(EXTREMES)
+        elif kind == 3:
+            t = rng.choice(graph.initializer)
+            t.dims[:] = [rng.choice(EXTREMES) for _ in range(rng.randint(0, 5))]
+        elif kind == 4:
+            del chosen.input[rng.randint(0, len(chosen.input)) :]
+        elif kind == 5:
+            d = graph.input[0].type.tensor_type.shape.dim
+            d[rng.randrange(len(d))].dim_value = rng.choice(EXTREMES)
+        else:
+            graph.node.remove(chosen) if len(graph.node) > 1 else None
+    return proto.SerializeToString()
+
+
+def fuzz(cases: int, seed: int) -> int:
+    rng = random.Random(seed)
+    read = 0
+    for i in range(cases):
+        content = mutate_bytes(rng) if i % 2 else mutate_graph(rng)
+        try:
+            onnx_workload(content)
+            read += 1
+        except UserError as error:
+            assert "\n" not in str(error)
+    return read
+
+
+def test_fuzzed_models_are_read_or_refused_in_one_line() -> None:
+    assert onnx_workload(WHOLE).macs > 0
+    assert 0 < fuzz(400, seed=1) < 400
+
+
+@pytest.mark.slow
+def test_ten_thousand_fuzzed_models() -> None:
+    assert 0 < fuzz(10_000, seed=2) < 10_000
