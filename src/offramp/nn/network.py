@@ -5,7 +5,6 @@ layer names that every other room uses, and they do not depend on which exits we
 network that an `Architecture` describes; bits and cores in it are not this file's business.
 """
 
-import copy
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,7 +213,7 @@ def mount(architecture: Architecture, exits: Sequence[ExitChoice], full: Backbon
 def _twin(module: nn.Module) -> nn.Module:
     """A copy of a module that still shares its meta tensors, which are replaced and never written; deepcopy is slow."""
     twin = object.__new__(type(module))
-    twin.__dict__ = {k: copy.copy(v) if isinstance(v, dict | set) else v for k, v in module.__dict__.items()}
+    twin.__dict__ = {k: v.copy() if isinstance(v, dict | set) else v for k, v in module.__dict__.items()}
     for name, child in twin._modules.items():
         twin._modules[name] = None if child is None else _twin(child)
     return twin
