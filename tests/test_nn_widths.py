@@ -6,8 +6,10 @@ from torch import nn
 
 from nn_networks import CLASSES, SHAPE, architectures
 from offramp.ir.architecture import Architecture, ExitChoice
+from offramp.nn.backbones import backbone
 from offramp.nn.describe import describe
 from offramp.nn.network import EarlyExitNetwork, build
+from offramp.nn.shared import cut_out, supernet
 from offramp.nn.widths import channel_importance, sort_channels
 
 
@@ -42,11 +44,28 @@ def test_sorting_moves_channels() -> None:
     assert not torch.equal(before, network.state_dict()["block1.conv1.weight"])
 
 
+def test_sorting_leaves_shallower_networks_alone_too() -> None:
+    """Without its third block a plain chain hands the second block's channels on: they must keep one order."""
+    parent = lived_in(supernet(backbone("dscnn", SHAPE, CLASSES), [ExitChoice(1)], seed=3)).double().eval()
+    shallow = Architecture(backbone="dscnn", depths=(2,), exits=(ExitChoice(1),))
+    x = torch.randn(2, *SHAPE, dtype=torch.float64)
+    before = cut_out(parent, shallow).double().eval()
+    before.load_state_dict({k: parent.state_dict()[k] for k in before.state_dict()})
+    sort_channels(parent)
+    after = cut_out(parent, shallow).double().eval()
+    after.load_state_dict({k: parent.state_dict()[k] for k in after.state_dict()})
+    assert not torch.equal(before.get_parameter("block1.pw.weight"), after.get_parameter("block1.pw.weight"))
+    for a, b in zip(before(x), after(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
 def test_a_channel_without_weight_comes_last() -> None:
-    network = build(Architecture(backbone="dscnn"), SHAPE, CLASSES, seed=0)
-    network.get_parameter("block1.pw.weight").data[3] = 0
-    network.get_parameter("block2.dw.weight").data[3] = 0
-    assert int(channel_importance(network)["block1.pw"].argmin()) == 3
+    network = build(Architecture(backbone="resnet8"), SHAPE, CLASSES, seed=0)
+    network.get_parameter("block1.conv1.weight").data[3] = 0
+    scores = channel_importance(network)["block1.conv1"]
+    assert int(scores.argmin()) == 3
+    sort_channels(network)
+    assert bool((network.get_parameter("block1.conv1.weight")[-1] == 0).all())
 
 
 def test_residual_additions_couple_layers() -> None:

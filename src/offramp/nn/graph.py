@@ -91,6 +91,11 @@ class Traced(nn.Module):
         """All fused layers; `ir.workload.INPUT` names the network's input."""
         raise NotImplementedError
 
+    @property
+    def tied(self) -> tuple[tuple[str, ...], ...]:
+        """Layers whose outputs stand in for one another when blocks between are left out: one order of channels."""
+        return ()
+
 
 def trace_block(block: nn.Module, path: str) -> BlockGraph:
     """Fused layers of a module that takes one tensor and returns one.

@@ -156,6 +156,13 @@ class EarlyExitNetwork(Traced):
         """All fused layers in execution order."""
         return tuple(node for stage in self.stage_nodes for node in (*stage.backbone, *stage.branch))
 
+    @property
+    def tied(self) -> tuple[tuple[str, ...], ...]:
+        """The outputs of the blocks of a depth group and of the block before it."""
+        facts = outline(self.full)
+        groups = ((group.blocks[0] - 1, *group.blocks) for group in facts.depth_groups)
+        return tuple(tuple(facts.carried[i] for i in blocks if i in self.blocks) for blocks in groups)
+
 
 def layer_names(network: EarlyExitNetwork) -> tuple[str, ...]:
     """Names of all layers that have a precision or a place, in execution order (flattening has neither)."""

@@ -163,7 +163,10 @@ def folded_weight(root: nn.Module, node: FusedNode) -> Tensor:
 
 
 def channel_importance(network: Traced) -> dict[str, Tensor]:
-    """Width group -> importance of each of its channels, (channels,)."""
+    """Width group -> importance of each of its channels, (channels,).
+
+    Groups of one size that stand in for one another when blocks are left out (`Traced.tied`) share the sum of theirs.
+    """
     spaces, scores = _spaces_of(network), dict[str, Tensor]()
     for node in network.nodes:
         group = spaces.of[node.name]
@@ -171,6 +174,11 @@ def channel_importance(network: Traced) -> dict[str, Tensor]:
             norm = folded_weight(network, node).flatten(1).norm(dim=1)
             score = norm / norm.mean().clamp_min(torch.finfo(norm.dtype).tiny)
             scores[group] = scores[group] + score if group in scores else score
+    for layers in network.tied:
+        tied = [g for g in dict.fromkeys(spaces.of[layer] for layer in layers) if g in scores]
+        for size in {spaces.groups[g] for g in tied}:
+            same = [g for g in tied if spaces.groups[g] == size]
+            scores |= dict.fromkeys(same, torch.stack([scores[g] for g in same]).sum(0))
     return scores
 
 
