@@ -5,10 +5,8 @@ two of the loop with most factors are merged until six factors are left, and eve
 factors is a bit mask, so that everything an order decides can be looked up by mask. No memory and no cost here.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,66 +47,33 @@ def prime_factors(n: int) -> tuple[int, ...]:
     return (*found, n) if n > 1 or not found else tuple(found)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Orders:
-    """All orders of n factors in which equal factors keep their place.
-
-    Attributes:
-        places: (n, orders) factor at every position, innermost first.
-        prefix: (n + 1, orders) mask of the factors in the first q positions.
-    """
-
-    places: Bytes
-    prefix: NDArray[Any]
-
-    @property
-    def count(self) -> int:
-        """Number of orders."""
-        return int(self.places.shape[1])
-
-
 @lru_cache(maxsize=512)
-def orders_of(pattern: tuple[int, ...]) -> Orders:
-    """Orders of factors; `pattern[i]` names the first factor equal to factor i."""
+def orders_of(pattern: tuple[int, ...], length: int) -> Bytes:
+    """All orders of some factors in which equal factors keep their place, as masks of growing prefixes.
+
+    Args:
+        pattern: for every factor the index of the first equal one.
+        length: positions to give; beyond the last factor the mask stays.
+
+    Returns:
+        (length + 1, orders) mask of the factors in the first q positions, innermost first.
+    """
     n = len(pattern)
     follows = [(max(j for j in range(i) if pattern[j] == pattern[i]), i) for i in range(n) if pattern[i] != i]
-    rows = [p for p in permutations(range(n)) if all(p.index(a) < p.index(b) for a, b in follows)]
-    places = np.array(rows, dtype=np.uint8).T
-    bits = np.left_shift(1, places, dtype=np.intp)
-    prefix = np.zeros((n + 1, len(rows)), dtype=np.intp)
-    np.cumsum(bits, axis=0, out=prefix[1:])
-    return Orders(places=places, prefix=prefix)
+    rows = np.array(list(permutations(range(n))), dtype=np.uint8)
+    where = rows.argsort(axis=1)
+    for first, second in follows:
+        kept = where[:, first] < where[:, second]
+        rows, where = rows[kept], where[kept]
+    prefix = np.zeros((length + 1, rows.shape[0]), dtype=np.uint8)
+    for q in range(length):
+        prefix[q + 1] = prefix[q] | np.left_shift(1, rows[:, q], dtype=np.uint8) if q < n else prefix[q]
+    return prefix
 
 
 def pattern_of(factors: tuple[Factor, ...]) -> tuple[int, ...]:
     """For every factor the index of the first equal one."""
     return tuple(factors.index(f) for f in factors)
-
-
-@lru_cache(maxsize=4096)
-def skip_table(pattern: tuple[int, ...], mask: int) -> Bytes:
-    """(n + 1, orders): the first position at or after q whose factor is not in `mask`."""
-    orders = orders_of(pattern)
-    n = len(pattern)
-    table = np.empty((n + 1, orders.count), dtype=np.uint8)
-    table[n] = n
-    for q in range(n - 1, -1, -1):
-        inside = (mask >> orders.places[q]) & 1
-        table[q] = np.where(inside, table[q + 1], q)
-    return table
-
-
-@lru_cache(maxsize=4096)
-def run_start_table(pattern: tuple[int, ...], mask: int) -> Bytes:
-    """(n + 1, orders): where the run of factors of `mask` that ends below position q begins (q when there is none)."""
-    orders = orders_of(pattern)
-    n = len(pattern)
-    table = np.empty((n + 1, orders.count), dtype=np.uint8)
-    table[0] = 0
-    for q in range(1, n + 1):
-        inside = (mask >> orders.places[q - 1]) & 1
-        table[q] = np.where(inside, table[q - 1], q)
-    return table
 
 
 def subset_products(factors: NDArray[np.float64]) -> NDArray[np.float64]:

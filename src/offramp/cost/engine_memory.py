@@ -4,15 +4,16 @@ Rows (layer, unrolling) are grouped by what the search can share: the pattern of
 layer. The result of the best row of each layer is split by memory. Follows the contract of `cost.model` for one core.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offramp.cost.engine_allocation import fits_whole
 from offramp.cost.engine_hierarchy import OPERANDS, Hierarchy, hierarchy_of
 from offramp.cost.engine_in_memory import array_energy
 from offramp.cost.engine_layers import Floats, Rows, rows_of
-from offramp.cost.engine_loops import pattern_of
+from offramp.cost.engine_loops import FACTORS
 from offramp.cost.engine_search import Priced, Search
 from offramp.cost.engine_tables import O, Tables
 from offramp.cost.layer_form import form_of
@@ -21,26 +22,58 @@ from offramp.cost.variants import core_of_variant
 from offramp.ir.accelerator import Accelerator, Core, Operand
 from offramp.ir.workload import Layer
 
-CHUNK = 64
-"""Rows searched at once: few enough for the processor's cache."""
+CHUNK = 192
+"""Rows searched at once: enough to amortise a call, few enough for the processor's cache."""
 
 
-def hierarchy_costs(layers: Sequence[Layer], core: Core, chip: Accelerator) -> CoreCosts:
-    """Price layers that the core supports in all variants."""
+class Batch:
+    """Rows searched together, for all variants of a core; `whole` says which memories take everything of every row."""
+
+    def __init__(self, index: NDArray[np.intp], tables: Tables, whole: NDArray[np.bool_]) -> None:
+        self.index, self.tables, self.whole = index, tables, whole
+        self._first: Search | None = None
+
+    def search(self, hierarchy: Hierarchy, passes: float) -> Search:
+        """The search of a variant; variants that only cut off levels above a memory that takes everything share one."""
+        if self._first is not None and self._only_cut(hierarchy):
+            return self._first.narrowed(hierarchy)
+        search = Search(self.tables, hierarchy, self._whole_of(hierarchy), passes)
+        self._first = self._first or search
+        return search
+
+    def _whole_of(self, hierarchy: Hierarchy) -> NDArray[np.bool_]:
+        names = [m.name for m in self.tables.hierarchy.core.memories]
+        return self.whole[[names.index(m.name) for m in hierarchy.core.memories]]
+
+    def _only_cut(self, hierarchy: Hierarchy) -> bool:
+        base = self.tables.hierarchy
+        if len(hierarchy.core.memories) != len(base.core.memories):
+            return False
+        pairs = zip(hierarchy.levels, base.levels, strict=True)
+        return all(len(own) == len(old) or bool(self.whole[own[-1]]) for own, old in pairs)
+
+
+def hierarchy_costs(
+    layers: Sequence[Layer], core: Core, chip: Accelerator, variants: Sequence[int] = range(VARIANTS)
+) -> CoreCosts:
+    """Price layers that the core supports in some variants; the others stay infinite."""
     costs = infeasible(len(layers))
     forms = [form_of(layer) for layer in layers]
     rows = rows_of(forms, core)
-    operations = rows.sizes.prod(axis=1)
+    if not rows.factors:
+        return costs
     done: dict[Core, int] = {}
-    for variant in range(VARIANTS):
+    batches: list[Batch] = []
+    for variant in variants:
         view = core_of_variant(core, chip, variant)
         if view in done:
             _copy_variant(costs, done[view], variant)
             continue
         done[view] = variant
         hierarchy = hierarchy_of(view)
-        if hierarchy is not None and rows.factors:
-            _fill(costs, variant, hierarchy, rows, operations)
+        if hierarchy is not None:
+            batches = batches or list(_groups(rows, hierarchy))
+            _fill(costs, variant, hierarchy, rows, batches)
     return costs
 
 
@@ -50,18 +83,20 @@ def _copy_variant(costs: CoreCosts, source: int, target: int) -> None:
         array[target] = array[source]
 
 
-def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, rows: Rows, operations: Floats) -> None:
+def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, rows: Rows, batches: list[Batch]) -> None:
     """Search all rows of one variant and keep the best row of every layer."""
     core = hierarchy.core
     assert core.array is not None
     passes = core.in_memory.passes if core.in_memory else 1.0
+    operations = rows.sizes.prod(axis=1)
     mac = array_energy(rows, core) if core.in_memory else operations * core.array.mac_pj
     count = len(rows.factors)
     cycles, energy = np.full(count, np.inf), np.full(count, np.inf)
-    groups: list[tuple[np.ndarray, Tables, Priced]] = []
+    groups: list[tuple[NDArray[np.intp], Tables, Priced]] = []
     owner = np.zeros((count, 2), dtype=np.intp)
-    for index, tables, whole in _groups(rows, hierarchy):
-        priced = Search(tables, pattern_of(tables.rows.factors[0]), whole, passes).run()
+    for batch in batches:
+        index, tables = batch.index, batch.tables
+        priced = batch.search(hierarchy, passes).run()
         cycles[index], energy[index] = priced.cycles, priced.memory_pj + mac[index]
         owner[index, 0], owner[index, 1] = len(groups), np.arange(index.size)
         groups.append((index, tables, priced))
@@ -78,32 +113,34 @@ def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, rows: Rows, oper
     for number, (_, tables, priced) in enumerate(groups):
         chosen = owner[best, 0] == number
         if chosen.any():
-            _split(costs, variant, tables, priced, owner[best[chosen], 1], at[chosen])
+            _split(costs, variant, hierarchy, tables, priced, owner[best[chosen], 1], at[chosen])
 
 
-def _groups(rows: Rows, hierarchy: Hierarchy) -> "list[tuple[np.ndarray, Tables, np.ndarray]]":
-    """Rows that share a pattern of factors and the memories that take everything, in chunks."""
-    by_pattern: dict[tuple[int, ...], list[int]] = {}
-    for i, factors in enumerate(rows.factors):
-        by_pattern.setdefault(pattern_of(factors), []).append(i)
-    groups = []
-    for members in by_pattern.values():
-        index = np.array(members, dtype=np.intp)
-        whole = fits_whole(Tables(rows.take(index), hierarchy))
-        kinds, place = np.unique(whole, axis=0, return_inverse=True)
-        for k, flags in enumerate(kinds):
-            same = index[place.reshape(-1) == k]
+def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
+    """Rows of as many factors whose shared memories take everything, or not; in chunks."""
+    lengths = np.array([max(FACTORS, len(factors)) for factors in rows.factors])
+    shared = [i for i, m in enumerate(hierarchy.core.memories) if len(m.operands) > 1]
+    for length in np.unique(lengths).tolist():
+        index = np.flatnonzero(lengths == length)
+        whole = fits_whole(Tables(rows.take(index), hierarchy, length))
+        kinds, place = np.unique(whole[:, shared], axis=0, return_inverse=True)
+        for kind in range(len(kinds)):
+            same = np.flatnonzero(place.reshape(-1) == kind)
             for start in range(0, same.size, CHUNK):
                 part = same[start : start + CHUNK]
-                groups.append((part, Tables(rows.take(part), hierarchy), flags))
-    return groups
+                yield Batch(index[part], Tables(rows.take(index[part]), hierarchy, length), whole[part].all(axis=0))
 
 
 def _split(
-    costs: CoreCosts, variant: int, tables: Tables, priced: Priced, rows: np.ndarray, at: np.ndarray
+    costs: CoreCosts,
+    variant: int,
+    h: Hierarchy,
+    tables: Tables,
+    priced: Priced,
+    rows: NDArray[np.intp],
+    at: NDArray[np.intp],
 ) -> None:
     """Energy by memory and bytes held, of the best rows."""
-    h = tables.hierarchy
     shape = costs.cycles.shape
     names = [m.name for m in h.core.memories]
     peak = np.zeros(rows.size)
@@ -124,7 +161,7 @@ def _split(
 
 
 def _held_bytes(tables: Tables, priced: Priced, op: int, level: int) -> Floats:
-    above = priced.masks[op][level + 1] if level + 1 < len(priced.masks[op]) else np.full(tables.count, tables.full)
+    above = priced.masks[op][level + 1] if level + 1 < len(priced.masks[op]) else tables.full
     tile = np.take_along_axis(tables.tile(op, level, exact=True), above[:, None], axis=1)[:, 0]
     partial = np.zeros((tables.count, 1), dtype=bool)
     if op == O and level + 1 < len(priced.masks[op]):

@@ -1,25 +1,28 @@
-"""The search over orders of one group of rows: cuts, stalls, loading and unloading, and the best order of each row.
+"""The search over orders: cuts, stalls, loading and unloading, and the best order of each row.
 
-All orders of all rows are priced at once by looking up the tables of `engine_tables`. Latency is ZigZag's: ideal cycles, the
-worst stall of any port (what a port must move beyond the windows in which it may), loading before and unloading after.
-The least latency wins, of equals the least energy. It knows no layer but through the tables.
+All orders of a batch of rows lie in one flat axis and look up the tables of `engine_tables`. Orders that no cut tells apart
+are priced once. Latency is ZigZag's: ideal cycles, the worst stall of any port (what a port must move beyond the windows in
+which it may), loading before and unloading after. The least latency wins, of equals the least energy.
 """
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_allocation import Allocation, allocate
+from offramp.cost.engine_allocation import Allocator
 from offramp.cost.engine_hierarchy import Gate, Hierarchy, Use
 from offramp.cost.engine_layers import Floats
-from offramp.cost.engine_loops import Orders, orders_of, run_start_table, skip_table
+from offramp.cost.engine_loops import Bytes, orders_of, pattern_of
 from offramp.cost.engine_tables import I, O, Boundary, Masks, Tables, W
 from offramp.cost.engine_windows import union_of
 
-Pattern = tuple[int, ...]
-Places = NDArray[np.intp]
 Flags = NDArray[np.bool_]
+
+HASH = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+"""Odd multipliers that mix masks into one key; a clash of keys cannot happen within a row (see `_distinct`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,116 +44,187 @@ class Priced:
 
 
 @dataclass(slots=True, eq=False)
-class _Moves:
-    """What crosses one boundary in every order: (rows, orders) or (rows, 1)."""
+class _Move:
+    """What crosses one boundary in every order."""
 
-    mask: Masks
+    place: NDArray[np.intp]
     period: Floats
     count: Floats
     allowed: Floats
-    partial: NDArray[np.bool_]
+    partial: Flags
     table: Boundary
 
 
 class Search:
-    """One group of rows that share a pattern of factors and which memories take everything."""
+    """A batch of rows; `whole` says which memories take everything of every row."""
 
-    def __init__(self, tables: Tables, pattern: Pattern, whole: NDArray[np.bool_], passes: float) -> None:
-        self.tables, self.pattern, self.passes = tables, pattern, passes
-        self.hierarchy: Hierarchy = tables.hierarchy
-        self.orders: Orders = orders_of(pattern)
-        self.rows = np.arange(tables.count)[:, None]
-        self.columns = np.arange(self.orders.count)
-        self.allocation: Allocation = allocate(tables, self.orders, whole)
-        found = [self._boundaries(op) for op in (I, W, O)]
-        self.places, self.masks = [p for p, _ in found], [m for _, m in found]
+    def __init__(self, tables: Tables, hierarchy: Hierarchy, whole: Flags, passes: float) -> None:
+        self.tables, self.passes, self.hierarchy = tables, passes, hierarchy
+        lists = [orders_of(pattern_of(fs), tables.loops) for fs in tables.rows.factors]
+        self.prefix: Bytes = np.concatenate(lists, axis=1)
+        self.row = np.repeat(np.arange(tables.count), [x.shape[1] for x in lists])
+        allocator = Allocator(tables, hierarchy, self.prefix, self.row, whole)
+        self.masks = [self._boundaries(op, allocator.cuts[op]) for op in (I, W, O)]
+        self.buffered_always = self._surely_buffered()
+        self.runs: dict[tuple[int, int, bool], Bytes] = {}
+        self._find_runs()
+        self._keep(self._distinct(allocator.valid))
         buffered = self._buffered()
         self.moves = [[self._move(op, b, buffered) for b in range(len(self.masks[op]))] for op in (I, W, O)]
+        self.known: dict[tuple[object, ...], Floats] = {}
+
+    def narrowed(self, hierarchy: Hierarchy) -> "Search":
+        """The same orders where some operands end at a lower memory that takes all of them anyway."""
+        view = copy(self)
+        view.hierarchy = hierarchy
+        view.masks = [m[: len(levels)] for m, levels in zip(self.masks, hierarchy.levels, strict=True)]
+        view.moves = [m[: len(levels)] for m, levels in zip(self.moves, hierarchy.levels, strict=True)]
+        return view
 
     def run(self) -> Priced:
         """Price every order and keep the best of each row."""
-        energy = self._energy()
-        stall = self._stall()
+        energy, stall = self._energy(), self._stall()
         onload, offload = self._loading(stall)
-        total = self.tables.total * self.passes
-        cycles = np.where(self.allocation.valid, total + stall + onload + offload + self._drain(), np.inf)
-        shape = (self.tables.count, self.orders.count)
-        cycles = np.broadcast_to(cycles, shape)
-        best = np.where(cycles <= cycles.min(axis=1, keepdims=True), energy, np.inf).argmin(axis=1)[:, None]
+        cycles = self.tables.total[self.row, 0] * self.passes + stall + onload + offload + self._drain()[self.row]
+        rows, best = self._best(cycles, energy)
 
-        def pick(values: Floats) -> Floats:
-            return np.take_along_axis(np.broadcast_to(values, shape), best, axis=1)[:, 0]
+        def spread(values: Floats, missing: float) -> Floats:
+            full = np.full(self.tables.count, missing)
+            full[rows] = values[best]
+            return full
 
         return Priced(
-            cycles=pick(cycles),
-            memory_pj=pick(energy),
-            onload=pick(onload),
-            stall=pick(stall),
-            offload=pick(offload),
-            masks=[[pick(m.mask) for m in moves] for moves in self.moves],
+            cycles=spread(cycles, np.inf),
+            memory_pj=spread(energy, np.inf),
+            onload=spread(onload, 0.0),
+            stall=spread(stall, 0.0),
+            offload=spread(offload, 0.0),
+            masks=[[spread(m.astype(float), 0).astype(np.intp) for m in masks] for masks in self.masks],
         )
 
+    def _best(self, cycles: Floats, energy: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Rows that have an order at all, and the index of the best order of each (orders lie row by row)."""
+        starts = np.flatnonzero(np.diff(self.row, prepend=-1))
+        if not starts.size:
+            return starts, starts
+        lengths = np.diff(starts, append=self.row.size)
+        least = np.repeat(np.minimum.reduceat(cycles, starts), lengths)
+        energy = np.where(cycles == least, energy, np.inf)
+        first = np.flatnonzero(energy == np.repeat(np.minimum.reduceat(energy, starts), lengths))
+        rows, where = np.unique(self.row[first], return_index=True)
+        return rows, first[where]
+
     def _drain(self) -> Floats:
-        """Cycles until the last results have left a systolic array."""
+        """(rows,) cycles until the last results have left a systolic array."""
         array = self.hierarchy.core.array
         assert array is not None
         rippling = [i for i, (name, _) in enumerate(array.dimensions) if name in array.systolic]
-        return np.maximum(self.tables.rows.given[:, rippling] - 1.0, 0.0).sum(axis=1, keepdims=True)
+        drain: Floats = np.maximum(self.tables.rows.given[:, rippling] - 1.0, 0.0).sum(axis=1)
+        return drain
 
-    def _positions(self, table: str, masks: Masks, at: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Look a position up in the skip or run table of each row's mask."""
-        make = skip_table if table == "skip" else run_start_table
-        distinct, place = np.unique(masks, return_inverse=True)
-        stack = np.stack([make(self.pattern, int(m)) for m in distinct])
-        return stack[place[:, None], at, self.columns].astype(np.intp)
+    def _of_row(self, masks: Masks) -> Bytes:
+        return masks.astype(np.uint8)[self.row]
 
-    def _mask(self, position: Places) -> Masks:
-        return self.orders.prefix[position, self.columns]
+    def _boundaries(self, op: int, cuts: list[Bytes | None]) -> list[Bytes]:
+        """Masks of all boundaries; reusing factors right above a cut go below it (they cost nothing there)."""
+        zero = np.zeros(self.row.size, dtype=np.uint8)
+        reuse = self._of_row(self.tables.reuse_masks[op])
+        full = self._of_row(self.tables.full)
+        masks = [zero if op == O else self._skip(zero, reuse)]
+        return masks + [full if cut is None else self._skip(cut, reuse) for cut in cuts]
 
-    def _boundaries(self, op: int) -> tuple[list[Places], list[Masks]]:
-        """Positions and masks of all boundaries; reusing factors right above a cut move below it (they cost nothing there)."""
+    def _skip(self, cut: Bytes, reuse: Bytes) -> Bytes:
+        mask = cut
+        for q in range(len(self.prefix) - 1):
+            bit = self.prefix[q + 1] ^ self.prefix[q]
+            mask = mask | np.where(mask == self.prefix[q], bit & reuse, 0)
+        return mask
+
+    def _top_run(self, op: int, level: int, flags: Bytes) -> Bytes:
+        """The flagged factors that end right below the cut over a level, within that level."""
+        above = self._above(op, level)
+        below = self.masks[op][level] if level else np.zeros_like(above)
+        run = np.zeros_like(above)
+        for q in range(len(self.prefix) - 2, -1, -1):
+            bit = (self.prefix[q + 1] ^ self.prefix[q]) & flags & ~below
+            run = run | np.where(self.prefix[q + 1] == above ^ run, bit, 0)
+        return run
+
+    def _above(self, op: int, level: int) -> Bytes:
+        last = level + 1 == len(self.masks[op])
+        return self._of_row(self.tables.full) if last else self.masks[op][level + 1]
+
+    def _levels_of(self, memory: int) -> list[tuple[int, int]]:
+        h = self.hierarchy
+        return [(op, h.levels[op].index(memory)) for op in (O, W, I) if memory in h.levels[op]]
+
+    def _surely_buffered(self) -> list[bool]:
+        """Per memory, whether half of it stays free whatever the order."""
         t = self.tables
-        zero = np.zeros((t.count, 1), dtype=np.intp)
-        places = [zero if op == O else self._positions("skip", t.reuse_masks[op], zero)]
-        for cut in self.allocation.cuts[op]:
-            constant = cut.shape[1] == 1 and bool((cut == t.loops).all())
-            places.append(cut if constant else self._positions("skip", t.reuse_masks[op], cut))
-        full = np.full((t.count, 1), t.full)
-        masks = [full if p.shape[1] == 1 and bool((p == t.loops).all()) else self._mask(p) for p in places]
-        masks[0] = zero if op == O else masks[0]
-        return places, masks
+        sure = []
+        for index, memory in enumerate(self.hierarchy.core.memories):
+            bits = np.zeros(t.count)
+            for op, level in self._levels_of(index):
+                width = t.rows.bits[:, 2:].max(axis=1) if op == O else t.rows.bits[:, op]
+                bits = bits + t.at_full(t.tile(op, level, exact=True)) * width
+            sure.append(bool((bits <= 0.5 * memory.size_bits).all()))
+        return sure
 
-    def _top_run(self, op: int, level: int, flags: Masks) -> Floats:
-        """Product of the flagged factors that end right below the cut over a level, within that level."""
-        above = self.places[op][level + 1] if level + 1 < len(self.places[op]) else np.full((1, 1), self.tables.loops)
-        below = self.places[op][level] if level else np.zeros((1, 1), dtype=np.intp)
-        start = np.minimum(np.maximum(self._positions("run", flags, above), below), above)
-        subset = self._mask(above) & ~self._mask(start)
-        shape = (self.tables.count, self.orders.count)
-        return np.take_along_axis(self.tables.cycles, np.broadcast_to(subset, shape), axis=1)
+    def _find_runs(self) -> None:
+        for index in range(len(self.hierarchy.core.memories)):
+            levels = self._levels_of(index)
+            inner = any(level + 1 < len(self.masks[op]) for op, level in levels)
+            if inner and not self.buffered_always[index]:
+                for op, level in levels:
+                    for reuse in (True, False):
+                        masks = self.tables.reuse_masks[op] if reuse else self.tables.fresh_masks[op]
+                        self.runs[op, level, reuse] = self._top_run(op, level, self._of_row(masks))
 
-    def _lookup(self, table: Floats, mask: Masks) -> Floats:
-        """Values of a (rows, masks) table at each order's mask."""
+    def _distinct(self, valid: Flags) -> NDArray[np.intp]:
+        """Indices of orders that differ in a mask that matters, and are valid.
+
+        Masks are mixed to a key per order; of orders of a row with one slot in a table the last written stands for those
+        with the same masks, and every other one is kept as well, so that nothing is lost when slots clash.
+        """
+        columns = [m for masks in self.masks for m in masks] + list(self.runs.values())
+        key = self.row.astype(np.uint64)
+        for i, column in enumerate(columns):
+            key = (key ^ column) * HASH[i % len(HASH)]
+            key ^= key >> np.uint64(29)
+        slots = 1 << max(10, int(key.size * 2).bit_length())
+        slot = (key & np.uint64(slots - 1)).astype(np.intp)
+        table = np.zeros(slots, dtype=np.intp)
+        numbers = np.flatnonzero(valid)
+        table[slot[numbers]] = numbers
+        speaker = table[slot[numbers]]
+        alone = (key[speaker] != key[numbers]) | (speaker == numbers)
+        return numbers[alone]
+
+    def _keep(self, chosen: NDArray[np.intp]) -> None:
+        self.row = self.row[chosen]
+        self.masks = [[m[chosen] for m in masks] for masks in self.masks]
+        self.runs = {k: m[chosen] for k, m in self.runs.items()}
+        self.base = self.row * self.tables.masks.size
+
+    def _lookup(self, table: NDArray[np.generic], mask: Bytes) -> Floats:
+        """Values of a (rows, masks) or (rows, 1) table at each order's mask."""
         if table.shape[1] == 1:
-            return table
-        return np.take_along_axis(table, mask, axis=1)
+            return np.take(table, self.row)
+        return np.take(table, self.base + mask)
 
     def _buffered(self) -> dict[tuple[int, int], Flags]:
         """(operand, level) to where a level can be refilled while it is read: half of it, or what is left, is free."""
         result: dict[tuple[int, int], Flags] = {}
-        h = self.hierarchy
-        for index, memory in enumerate(h.core.memories):
-            held = [(op, h.levels[op].index(index)) for op in (O, W, I) if index in h.levels[op]]
-            if all(index == h.levels[op][-1] for op, _ in held):
+        for index, memory in enumerate(self.hierarchy.core.memories):
+            levels = self._levels_of(index)
+            if not any(key in self.runs for key in ((op, level, True) for op, level in levels)):
                 continue
-            bits = [self._held_bits(op, level) for op, level in held]
-            if bool((sum(bits) <= 0.5 * memory.size_bits).all()):
-                result |= {key: np.ones((1, 1), dtype=bool) for key in held}
-                continue
-            runs = [self._top_run(op, level, self.tables.fresh_masks[op]) for op, level in held]
-            used = [np.floor(b / r) / memory.size_bits for b, r in zip(bits, runs, strict=True)]
-            shared = sum(used)
-            for key, own in zip(held, used, strict=True):
+            used = []
+            for op, level in levels:
+                run = self._lookup(self.tables.cycles, self.runs[op, level, False])
+                used.append(np.floor(self._held_bits(op, level) / run) / memory.size_bits)
+            shared = sum(used, start=np.zeros(self.row.size))
+            for key, own in zip(levels, used, strict=True):
                 half, rest = shared <= 0.5, own <= 1.0 - shared
                 result[key] = half | rest
                 shared = np.where(rest & ~half, shared + own, shared)
@@ -159,63 +233,75 @@ class Search:
     def _held_bits(self, op: int, level: int) -> Floats:
         """Bits of a level's tile."""
         t = self.tables
-        tile = t.tile(op, level, exact=True)
+        mask = self._above(op, level)
+        tile = self._lookup(t.tile(op, level, exact=True), mask)
+        if op != O:
+            return tile * t.rows.bits[self.row, op]
         if level + 1 == len(self.masks[op]):
-            last = np.full((t.count, 1), t.full)
-            return self._lookup(tile, last) * t.precision(op, np.zeros((1, 1), dtype=bool))
-        mask = self.masks[op][level + 1]
-        partial = t.partial(level + 1) if op == O else np.zeros((1, 1), dtype=bool)
-        return self._lookup(tile, mask) * t.precision(op, self._lookup(partial, mask))
+            return tile * t.rows.bits[self.row, 2]
+        partial = self._lookup(t.partial(level + 1), mask)
+        return tile * np.where(partial, t.rows.bits[self.row, 3], t.rows.bits[self.row, 2])
 
-    def _move(self, op: int, b: int, buffered: dict[tuple[int, int], Flags]) -> _Moves:
+    def _move(self, op: int, b: int, buffered: dict[tuple[int, int], Flags]) -> _Move:
         t, mask = self.tables, self.masks[op][b]
         period = self._lookup(t.cycles, mask)
         allowed = period
-        if b and not buffered[op, b - 1].all():
-            run = self._top_run(op, b - 1, t.reuse_masks[op])
+        if b and (op, b - 1) in buffered:
+            run = self._lookup(t.cycles, self.runs[op, b - 1, True])
             allowed = np.where(buffered[op, b - 1], period, np.floor(period / run))
         table = t.boundary(op, b)
-        return _Moves(
-            mask=mask,
+        return _Move(
+            place=self.base + mask,
             period=np.ceil(period * self.passes),
-            count=np.floor(t.total / period),
+            count=np.floor(t.total[self.row, 0] / period),
             allowed=np.ceil(allowed * self.passes),
-            partial=self._lookup(table.partial, mask),
+            partial=np.asarray(self._lookup(table.partial, mask), dtype=bool),
             table=table,
         )
 
     def _energy(self) -> Floats:
-        total = np.zeros((self.tables.count, 1))
+        total = np.zeros(self.row.size)
         for moves in self.moves:
             for m in moves:
-                total = total + self._lookup(m.table.energy_upper + m.table.energy_lower, m.mask)
+                key = ("energy", id(m))
+                total = total + self._once(key, lambda m=m: self._at(m, m.table.energy_upper + m.table.energy_lower))
         return total
 
     def _real(self, use: Use, gate: Gate) -> Floats:
         """Cycles that one transfer takes at a port."""
         m = self.moves[use.operand][use.boundary]
         bits = m.table.bits_upper if use.upper else m.table.bits_lower
-        return self._lookup(np.ceil(bits / gate.bits), m.mask)
+        key = ("real", use.operand, use.boundary, use.upper, gate.bits)
+        return self._once(key, lambda: self._at(m, np.ceil(bits / gate.bits)))
+
+    def _once(self, key: tuple[object, ...], make: Callable[[], Floats]) -> Floats:
+        """A value that all variants of these orders share."""
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
+
+    def _at(self, move: _Move, table: Floats) -> Floats:
+        return np.take(table, self.row if table.shape[1] == 1 else move.place)
 
     def _stall(self) -> Floats:
         """Cycles lost at the port that falls behind most."""
-        worst = np.zeros((1, 1))
+        worst = np.zeros(self.row.size)
         for gate in self.hierarchy.gates:
             if gate.uses:
-                worst = np.maximum(worst, self._gate_stall(gate))
+                worst = np.maximum(worst, self._once(("stall", gate), lambda gate=gate: self._gate_stall(gate)))
         return worst
 
     def _gate_stall(self, gate: Gate) -> Floats:
-        behind = ahead = asked = np.zeros((1, 1))
+        behind = ahead = asked = np.zeros(self.row.size)
         windows = []
         for use in gate.uses:
             m = self.moves[use.operand][use.boundary]
-            real = self._real(use, gate)
-            active = m.partial if use.partial else np.ones((1, 1), dtype=bool)
-            slack = np.where(active, (real - m.allowed) * (m.count - 1.0), 0.0)
+            active = m.partial if use.partial else np.ones(1, dtype=bool)
+            often = np.where(active, m.count - 1.0, 0.0)
+            slack = (self._real(use, gate) - m.allowed) * often
             behind = behind + np.maximum(slack, 0.0)
             ahead = ahead + np.minimum(slack, 0.0)
-            asked = asked + np.where(active, m.allowed * (m.count - 1.0), 0.0)
+            asked = asked + m.allowed * often
             windows.append((m.period, m.allowed, m.count, active))
         if len(gate.uses) == 1:
             return behind
@@ -224,11 +310,11 @@ class Search:
     def _loading(self, stall: Floats) -> tuple[Floats, Floats]:
         """Cycles before the first operation and after the last."""
         waits: dict[Use, tuple[Floats, bool]] = {}
-        busy = np.ceil(self.tables.total * self.passes) + stall
+        busy = np.ceil(self.tables.total[self.row, 0] * self.passes) + stall
         for gate in self.hierarchy.gates:
             waits |= self._gate_waits(gate, busy)
-        none = (np.zeros((1, 1)), False)
-        separate, half, shared = ([np.zeros((1, 1)), np.zeros((1, 1))] for _ in range(3))
+        none = (np.zeros(self.row.size), False)
+        separate, half, shared = ([none[0], none[0]] for _ in range(3))
         for op in (I, W):
             for b in range(1, len(self.moves[op])):
                 (low, low_shared), (high, high_shared) = (waits.get(Use(op, b, up, False), none) for up in (False, True))
@@ -239,38 +325,40 @@ class Search:
                     half[op] = longest
                 else:
                     separate[op] = separate[op] + longest
-        onload = np.minimum(
-            *(shared[a] + np.maximum(shared[z] + half[z] + separate[z], half[a] + separate[a]) for a, z in ((I, W), (W, I)))
-        )
-        offload = np.zeros((1, 1))
+        ways = [shared[a] + np.maximum(shared[z] + half[z] + separate[z], half[a] + separate[a]) for a, z in ((I, W), (W, I))]
+        offload = none[0]
         for b in range(1, len(self.moves[O])):
-            low, high = (waits.get(Use(O, b, up, False), none)[0] for up in (False, True))
-            offload = offload + np.maximum(low, high)
-        return onload, offload
+            offload = offload + np.maximum(*(waits.get(Use(O, b, up, False), none)[0] for up in (False, True)))
+        return np.minimum(*ways), offload
 
     def _gate_waits(self, gate: Gate, busy: Floats) -> dict[Use, tuple[Floats, bool]]:
         """Loading cycles of each duty; what moves only once is loaded beside the computation as far as the port is idle."""
         uses = [u for u in gate.uses if not u.partial]
-        rate: Floats = np.zeros((1, 1))
-        reals, once, least = [], [], []
-        for use in uses:
-            m = self.moves[use.operand][use.boundary]
-            asked = self._lookup(m.table.rate_upper if use.upper else m.table.rate_lower, m.mask)
-            rate = rate + np.where(m.count > 1.0, np.ceil(asked / self.passes), 0.0)
-            reals.append(self._real(use, gate))
-            once.append(m.count == 1.0)
-            least.append(np.ceil(self._held_bits(use.operand, 0) / gate.bits))
         if not uses:
             return {}
+        rate: Floats = np.zeros(self.row.size)
+        waits, once, spare = [], [], []
+        for use in uses:
+            m = self.moves[use.operand][use.boundary]
+            rates = m.table.rate_upper if use.upper else m.table.rate_lower
+            asked = self._at(m, np.ceil(rates / self.passes))
+            single = m.count == 1.0
+            rate = rate + np.where(single, 0.0, asked)
+            real = self._real(use, gate)
+            waits.append(real)
+            once.append(single)
+            held = self._once(("held", use.operand), lambda op=use.operand: self._held_bits(op, 0))
+            least = np.ceil(held / gate.bits)
+            spare.append(np.where(single, np.maximum(real - least, 0.0), 0.0))
         left = np.maximum(0.0, (gate.bits - rate) / gate.bits * busy)
-        waits: list[Floats] = list(reals)
-        shape = np.broadcast_shapes(*(r.shape for r in reals), *(c.shape for c in once))
-        stacked = np.stack([np.broadcast_to(np.where(c, r, -1.0), shape) for c, r in zip(once, reals, strict=True)])
-        ranks = np.argsort(np.argsort(-stacked, axis=0, kind="stable"), axis=0)
+        if len(uses) == 1:
+            return {uses[0]: (waits[0] - np.minimum(spare[0], left), gate.shared)}
+        order = np.argsort(-np.stack([np.where(c, w, -1.0) for c, w in zip(once, waits, strict=True)]), axis=0, kind="stable")
+        spares = np.take_along_axis(np.stack(spare), order, axis=0)
+        cuts = np.empty_like(spares)
         for rank in range(len(uses)):
-            for i in range(len(uses)):
-                turn = (ranks[i] == rank) & once[i]
-                cut = np.where(turn, np.minimum(np.maximum(reals[i] - least[i], 0.0), left), 0.0)
-                waits[i] = waits[i] - cut
-                left = left - cut
-        return {u: (w, gate.shared) for u, w in zip(uses, waits, strict=True)}
+            cuts[rank] = np.minimum(spares[rank], left)
+            left = left - cuts[rank]
+        back = np.empty_like(cuts)
+        np.put_along_axis(back, order, cuts, axis=0)
+        return {u: (w - c, gate.shared) for u, w, c in zip(uses, waits, back, strict=True)}

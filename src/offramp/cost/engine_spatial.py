@@ -36,6 +36,9 @@ Option = tuple[tuple[str, int], ...]
 Unrolling = tuple[Option, ...]
 """One option per array dimension."""
 
+Ranked = tuple[int, int, Option]
+"""(units busy, place in the order of preference, loops)."""
+
 
 def unrollings(form: Form, core: Core) -> tuple[Unrolling, ...]:
     """The unrollings to try, best first; at most `KEPT`."""
@@ -58,6 +61,16 @@ class _Bare:
         self.in_memory = core.in_memory is not None
         self.inner = tuple(inner_memories(core.memories))
         self.fixed = dict(core.array.dataflow)
+        self.ports = tuple(self._ports())
+
+    def _ports(self) -> Iterator[tuple[Operand, int, tuple[int, ...]]]:
+        """(operand, port width, array dimensions served) of the innermost memories."""
+        for memory in self.inner:
+            served = tuple(i for i, (d, _) in enumerate(self.array.dimensions) if d in memory.dimensions)
+            for operand in memory.operands:
+                port = memory.port(operand, Move.FROM_LOW if operand is Operand.O else Move.TO_LOW)
+                if port is not None and served:
+                    yield operand, port.bits_per_cycle, served
 
 
 def inner_memories(memories: tuple[Memory, ...]) -> Iterator[Memory]:
@@ -86,22 +99,19 @@ def _limits(
     """Largest factor of every loop on every array dimension: layer, array, and width of the innermost memories."""
     limits = [{name: min(size, n) for name, size in sizes.items()} for _, n in core.array.dimensions]
     precision = dict(zip(Operand, bits, strict=True))
-    for memory in core.inner:
-        for operand in memory.operands:
-            port = memory.port(operand, Move.FROM_LOW if operand is Operand.O else Move.TO_LOW)
-            if port is None or precision[operand] == 0:
-                continue
-            width = max(1, port.bits_per_cycle // precision[operand])
-            for i, (dimension, _) in enumerate(core.array.dimensions):
-                if dimension in memory.dimensions:
-                    for name in sizes.keys() - IRRELEVANT[operator][operand]:
-                        limits[i][name] = min(limits[i][name], width)
+    for operand, width_bits, dimensions in core.ports:
+        if precision[operand] == 0:
+            continue
+        width = max(1, width_bits // precision[operand])
+        free = IRRELEVANT[operator][operand]
+        for i in dimensions:
+            limits[i] = {n: limit if n in free else min(limit, width) for n, limit in limits[i].items()}
     return limits
 
 
 def _options(
     index: int, dimension: str, units: int, sizes: dict[str, int], limits: dict[str, int], core: _Bare
-) -> list[tuple[int, int, Option]]:
+) -> list[Ranked]:
     """(units busy, place in the order of preference, loops) of one array dimension, busiest first."""
     if dimension in core.fixed:
         loops = tuple((n, min(f, limits[n])) for n, f in core.fixed[dimension] if n in sizes)
@@ -109,8 +119,14 @@ def _options(
     order = PREFERENCE[len(sizes)]
     if core.in_memory:
         order = _hinted(index, order)
-    singles = [((name, f),) for name in order if name in sizes for f in divisors(limits[name])]
-    mixed = _mixed([n for n in order if n in sizes], limits, units) if core.in_memory else []
+    return _ranked(tuple((name, limits[name]) for name in order if name in sizes), units, mix=core.in_memory)
+
+
+@lru_cache(maxsize=65536)
+def _ranked(limits: tuple[tuple[str, int], ...], units: int, *, mix: bool) -> list[Ranked]:
+    """Options of one array dimension whose loops, in the order of preference, are limited."""
+    singles: list[Option] = [((name, f),) for name, limit in limits for f in divisors(limit)]
+    mixed = _mixed([name for name, _ in limits], dict(limits), units) if mix else []
     ranked = [(math.prod(f for _, f in o), i, o) for i, o in enumerate([*singles, *mixed])]
     return sorted(ranked, key=lambda r: (-r[0], r[1]))
 
@@ -143,7 +159,7 @@ def divisors(n: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(n // d for d in small)}, reverse=True))
 
 
-def _best(options: list[list[tuple[int, int, Option]]], sizes: dict[str, int]) -> list[Unrolling]:
+def _best(options: list[list[Ranked]], sizes: dict[str, int]) -> list[Unrolling]:
     """The `KEPT` combinations with the highest indicator, ties by order of preference.
 
     The indicator of ZigZag is units busy u plus u over the largest factor of any one loop, minus 1.

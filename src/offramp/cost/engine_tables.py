@@ -46,25 +46,29 @@ class Boundary:
 
 
 class Tables:
-    """Tables of rows that share a pattern of factors."""
+    """Tables of rows; rows with fewer than `loops` factors are padded with factors of 1 that no mask contains."""
 
-    def __init__(self, rows: Rows, hierarchy: Hierarchy) -> None:
-        self.rows, self.hierarchy = rows, hierarchy
+    def __init__(self, rows: Rows, hierarchy: Hierarchy, loops: int) -> None:
+        self.rows, self.hierarchy, self.loops = rows, hierarchy, loops
         self.count = len(rows.factors)
-        self.loops = len(rows.factors[0])
-        self.dims = np.array([[d for d, _ in fs] for fs in rows.factors], dtype=np.intp).reshape(self.count, self.loops)
-        self.sizes = np.array([[f for _, f in fs] for fs in rows.factors], dtype=np.float64).reshape(self.dims.shape)
-        self.masks: Masks = np.arange(1 << self.loops, dtype=np.intp)
-        self.full = (1 << self.loops) - 1
+        own = np.array([len(fs) for fs in rows.factors])
+        padded = [(*fs, *(((0, 1),) * (loops - len(fs)))) for fs in rows.factors]
+        pairs = np.array(padded, dtype=np.intp).reshape(self.count, loops, 2)
+        self.dims, self.sizes = pairs[..., 0], pairs[..., 1].astype(np.float64)
+        self.real = np.arange(loops) < own[:, None]
+        self.masks: Masks = np.arange(1 << loops, dtype=np.intp)
+        self.full: Masks = (1 << own) - 1
         self.relevant = np.array([RELEVANT[k] for k in rows.kind])
         self.reused = np.array([REUSED[k] for k in rows.kind])
         self.windowed = np.array([k in WINDOW_KINDS for k in rows.kind])
         self.cycles = subset_products(self.sizes)
-        self.total = self.cycles[:, -1:]
+        self.total = self.cycles[:, -1:]  # padding is 1, so the full set of any length
 
     def flagged(self, flags: NDArray[np.bool_]) -> Masks:
         """(rows,) bit mask of the factors whose loop is flagged, from (rows, loops) flags."""
-        return (np.take_along_axis(flags, self.dims, axis=1) << np.arange(self.loops)).sum(axis=1)
+        chosen = np.take_along_axis(flags, self.dims, axis=1) & self.real
+        masks: Masks = (chosen << np.arange(self.loops)).sum(axis=1)
+        return masks
 
     @cached_property
     def reuse_masks(self) -> list[Masks]:
@@ -100,7 +104,14 @@ class Tables:
         if level < 0:
             return np.ones(self.rows.sizes.shape)
         chosen = spans[level] if level < len(spans) else np.ones(factors.shape[1], dtype=bool)
-        return factors[:, chosen].prod(axis=1)
+        key = (chosen.tobytes(), exact)
+        if key not in self._products:
+            self._products[key] = factors[:, chosen].prod(axis=1)
+        return self._products[key]
+
+    @cached_property
+    def _products(self) -> dict[tuple[bytes, bool], Floats]:
+        return {}
 
     def elements(self, op: int, spatial: Floats, *, temporal: bool) -> Floats:
         """Elements of an operand under unrolled factors and (with `temporal`) every mask of factors."""
@@ -119,12 +130,28 @@ class Tables:
         """(rows, masks) elements that one instance of a memory level holds when it has a set of factors below it."""
         key = (op, level, exact)
         if key not in self._tiles:
-            self._tiles[key] = np.rint(self.elements(op, self.inside(op, level, exact=exact), temporal=True))
+            raw = self.held(op, level) if exact else self.elements(op, self.inside(op, level, exact=False), temporal=True)
+            self._tiles[key] = np.rint(raw)
         return self._tiles[key]
 
     @cached_property
     def _tiles(self) -> dict[tuple[int, int, bool], Floats]:
         return {}
+
+    def held(self, op: int, level: int) -> Floats:
+        """(rows, masks) elements that a level must have room for, not rounded."""
+        key = (op, level)
+        if key not in self._held:
+            self._held[key] = self.elements(op, self.inside(op, level, exact=True), temporal=True)
+        return self._held[key]
+
+    @cached_property
+    def _held(self) -> dict[tuple[int, int], Floats]:
+        return {}
+
+    def at_full(self, table: Floats) -> Floats:
+        """(rows,) values where all factors are below."""
+        return table[np.arange(self.count), self.full] if table.shape[1] > 1 else table[:, 0]
 
     def growth(self, op: int, boundary: int, *, exact: bool) -> Floats:
         """(rows, 1) how many different tiles of the level below the level above a boundary feeds at once."""
@@ -139,10 +166,17 @@ class Tables:
 
     def partial(self, boundary: int) -> NDArray[np.bool_]:
         """(rows, masks) whether outputs cross a boundary as partial sums when a set of factors is below it."""
+        if boundary in self._partials:
+            return self._partials[boundary]
         reused = np.where(self.reused[:, O], self.rows.exact.prod(axis=1), 1.0).prod(axis=1)
         under = np.where(self.reused[:, O], self.inside(O, boundary, exact=True), 1.0).prod(axis=1)
         outside = (self.reuse_masks[O][:, None] & ~self.masks) != 0
-        return outside | (reused / under > 1.0 + 1e-9)[:, None]
+        self._partials[boundary] = outside | (reused / under > 1.0 + 1e-9)[:, None]
+        return self._partials[boundary]
+
+    @cached_property
+    def _partials(self) -> dict[int, NDArray[np.bool_]]:
+        return {}
 
     def precision(self, op: int, partial: NDArray[np.bool_]) -> Floats:
         """Bits per element that crosses a boundary."""
@@ -152,6 +186,15 @@ class Tables:
 
     def boundary(self, op: int, b: int) -> Boundary:
         """Tables of one boundary."""
+        if (op, b) not in self._boundaries:
+            self._boundaries[op, b] = self._boundary(op, b)
+        return self._boundaries[op, b]
+
+    @cached_property
+    def _boundaries(self) -> dict[tuple[int, int], Boundary]:
+        return {}
+
+    def _boundary(self, op: int, b: int) -> Boundary:
         partial = self.partial(b) if op == O else np.zeros((self.count, 1), dtype=bool)
         bits = self.precision(op, partial)
         tiles = [self.tile(op, b - 1, exact=e) if b else np.ones((self.count, 1)) for e in (True, False)]

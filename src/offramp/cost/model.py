@@ -99,6 +99,19 @@ def scatter(costs: CoreCosts, indices: Sequence[int], layers: int) -> CoreCosts:
     )
 
 
+def spread(costs: CoreCosts, where: Sequence[int]) -> CoreCosts:
+    """Costs of layers of which layer i is the one priced at `where[i]`."""
+    rows = np.asarray(where, dtype=np.intp)
+    return CoreCosts(
+        cycles=costs.cycles[:, rows],
+        energy_pj=costs.energy_pj[:, rows],
+        parts={k: v[:, rows] for k, v in costs.parts.items()},
+        utilization=costs.utilization[:, rows],
+        peak_bytes=costs.peak_bytes[:, rows],
+        levels={k: v[:, rows] for k, v in costs.levels.items()},
+    )
+
+
 def join(cores: Sequence[CoreCosts]) -> LayerCosts:
     """Stack the costs of single cores along the last axis; parts that a core does not have are 0."""
 
