@@ -16,6 +16,8 @@ from offramp.errors import AccelerationError
 from offramp.ir.quantized import AnalogNumbers, Quantizer
 from offramp.nn.quantizers import StepQuantizer, round_to_grid
 
+_TABLE = 1 << 20
+
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -42,7 +44,11 @@ class AnalogSettings:
 
 
 class NoiseSource:
-    """Gaussian numbers from one seed, whatever the device; the seed is an argument, never global state."""
+    """Gaussian numbers from one seed, whatever the device; the seed is an argument, never global state.
+
+    The numbers lie in a table of 2^20 that the seed fills, read from a place that is drawn anew for each tensor: fresh
+    ones for every element would cost more than the convolution that they disturb.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed(seed)
@@ -50,15 +56,19 @@ class NoiseSource:
     def seed(self, seed: int) -> None:
         """Start the sequence that belongs to this seed."""
         self._seed = seed
-        self._generators: dict[torch.device, torch.Generator] = {}
+        self._places = torch.Generator().manual_seed(seed)
+        self._tables: dict[torch.device, Tensor] = {}
 
     def like(self, x: Tensor) -> Tensor:
-        """Standard normal numbers shaped and placed like `x`."""
-        if x.device not in self._generators:
-            self._generators[x.device] = torch.Generator(x.device).manual_seed(self._seed)
-        generator = self._generators[x.device]
-        noise = torch.empty_like(x)
-        return noise.normal_(generator=generator)
+        """Standard normal numbers shaped and placed like `x`, in its memory format."""
+        if x.device not in self._tables:
+            generator = torch.Generator().manual_seed(self._seed)
+            self._tables[x.device] = torch.randn(_TABLE, generator=generator).repeat(2).to(x.device)
+        table, size = self._tables[x.device], x.numel()
+        start = int(torch.randint(_TABLE, (), generator=self._places))
+        if start + size > len(table):
+            table = table.repeat(size // len(table) + 2)
+        return table.as_strided(x.shape, x.stride(), start)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "NoiseSource":
         copied = NoiseSource(self._seed)
@@ -111,6 +121,8 @@ class AnalogArray(nn.Module):
         """
         if self.dac_bits < self._source[0].bits and self.adc.samples is None:
             x = self._convert_input(x)
+        if self.channels_per_block >= x.shape[1]:
+            return self._read(product(x, ternary, None))
         blocks = zip(*[torch.split(t, self.channels_per_block, 1) for t in (x, ternary)], strict=True)
         total, *rest = [self._read(product(a, w, None)) for a, w in blocks]
         for part in rest:
@@ -118,17 +130,19 @@ class AnalogArray(nn.Module):
         return total
 
     def _convert_input(self, x: Tensor) -> Tensor:
-        """The input on the DAC's grid. Halves are frequent here, so they are rounded as exact integers."""
+        """The input on the DAC's grid; halves are frequent, so evaluation rounds them as exact integers."""
+        low, high = self._dac_range()
+        if self.training:
+            return round_to_grid(x, self.dac_step, low, high)
         source = self._source[0]
-        position = x / source.step
-        integer = position + (position.round() - position).detach()
-        coarse = integer.new_tensor(2.0 ** (source.bits - self.dac_bits))
-        return round_to_grid(integer, coarse, *self._dac_range()) * source.step
+        integer = (x * source.step.reciprocal()).round_()
+        return (integer * 2.0 ** (self.dac_bits - source.bits)).round_().clamp_(low, high).mul_(self.dac_step)
 
     def _read(self, partial: Tensor) -> Tensor:
         """One block's sum, in units of the input times ternary weights, through noise and ADC."""
         if self.settings.read_noise and self.adc.samples is None:
-            partial = partial + self.noise.like(partial) * (self.adc.step.detach() * self.settings.read_noise)
+            deviation = self.adc.step.detach() * self.settings.read_noise
+            partial = torch.addcmul(partial, self.noise.like(partial), deviation)
         return self.adc(partial)  # type: ignore[no-any-return]
 
     def _dac_range(self) -> tuple[int, int]:

@@ -56,6 +56,8 @@ class QuantizedLayer(nn.Module):
             self.stride, self.groups = (int(module.stride[0]), int(module.stride[1])), module.groups
         self.padding = (0, 0, 0, 0) if isinstance(module, nn.Linear) else total_padding(node, module)
         self.array = None if analog is None else self._make_array(analog, noise)
+        if self.array is not None and self.norm is not None:
+            self._measure_in_ternary_sums(self.norm)
 
     def _make_array(self, settings: AnalogSettings, noise: NoiseSource) -> AnalogArray:
         if self.groups != 1:
@@ -63,6 +65,15 @@ class QuantizedLayer(nn.Module):
             raise AccelerationError(given, wanted="groups = 1, or a digital core", where=f"layer {self.node.name}")
         fan_in = (*self.weight.shape[1:], 1, 1)[:3]
         return AnalogArray(settings, fan_in, self._source[0], noise, self.node.name)
+
+    def _measure_in_ternary_sums(self, norm: nn.BatchNorm2d) -> None:
+        """After an array the norm sees sums of ternary weights: what follows makes their scale and bias idle."""
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        step = self.weight_quantizer.step(self.weight).detach().reshape(-1)
+        norm.running_mean.sub_(0.0 if self.bias is None else self.bias.detach()).div_(step)
+        norm.running_var.div_(step.square())
+        self.bias = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Real values on the output quantizer's grid, or logits."""
@@ -87,7 +98,7 @@ class QuantizedLayer(nn.Module):
         else:
             step = self.weight_quantizer.step(self.weight)
             y = self.array(x, self.weight_quantizer(self.weight) / step, self.product)
-            y = _per_channel(y, step.reshape(-1), self.bias)
+            y = y if self.norm is not None else _per_channel(y, step.reshape(-1), self.bias)
         return y if self.norm is None else self.norm(y)
 
     def _read(self, x: Tensor) -> Tensor:
@@ -122,6 +133,8 @@ class QuantizedLayer(nn.Module):
         into 31 bits beside its weights is dead: its weights become 0 and its scale grows until the bias fits.
         """
         scale = self.weight_quantizer.step(self.weight).reshape(-1)
+        if self.array is not None and self.norm is not None:
+            scale = torch.ones_like(scale)
         bias = torch.zeros_like(scale) if self.bias is None else self.bias.detach()
         integers = self.weight_quantizer.integers(self.weight)
         if self.norm is not None:

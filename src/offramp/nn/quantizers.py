@@ -25,8 +25,8 @@ class _RoundToGrid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-        position = x * step.reciprocal()
-        y = position.clamp(low, high).round_().mul_(step)
+        position = (x * step.reciprocal()).clamp_(low, high)
+        y = position.round().mul_(step)
         ctx.save_for_backward(position, y, step)
         ctx.range = (low, high)
         return y
