@@ -1,5 +1,7 @@
 """A small backbone and two chips as plain values for the tests of the search room."""
 
+import json
+
 from offramp.ir.accelerator import Accelerator, AnalogArray, Array, Core, CoreKind
 from offramp.ir.architecture import Architecture
 from offramp.ir.backbone import (
@@ -13,6 +15,7 @@ from offramp.ir.backbone import (
 )
 from offramp.ir.trial import Metrics, Status, Trial
 from offramp.ir.workload import Op
+from offramp.search.task import Price
 
 KINDS = ("gap_fc", "dsconv_gap_fc")
 
@@ -77,33 +80,62 @@ def free_chip() -> Accelerator:
     return Accelerator(name="free", clock_mhz=500, cores=(Core(name="core", kind=CoreKind.DIGITAL, array=array(8)),))
 
 
-def objective_figures(architecture: Architecture) -> dict[str, float]:
-    """An analytic problem for laws only: energy from MACs and bits, accuracy lost by every saving; no result."""
-    layers = [x for x in backbone().layers_of(architecture) if x.weights]
+def full_figures(architecture: Architecture) -> tuple[float, float]:
+    """Energy (uJ) and accuracy without early exits of an analytic problem, for laws only; never a result."""
+    layers = [x for x in backbone().layers_of(architecture) if x.weights and not x.name.startswith("exit")]
     widths, kept = dict(architecture.widths), len(backbone().kept_blocks(architecture.depths))
-    energy, loss = 0.0, 0.02 * (5 - kept) ** 1.5
+    energy, loss = 0.1, 0.02 * (5 - kept) ** 1.5
     for x in layers:
-        share = widths.get(x.width_group, 32) / 32
+        share = min(1.0, widths.get(x.width_group, 32) / 32)
         bits = architecture.precision_of(x.name)
         analog = architecture.core_of(x.name) is not None
         energy += x.macs * share * (0.05 if analog else bits.weight_bits * bits.activation_bits / 64) / 1e6
-        loss += 0.01 * (1 - min(share, 1)) ** 2 + (0.012 if analog else 0.0015 * (8 - bits.weight_bits))
-    early = sum(0.5 / (i + 1) for i, _ in enumerate(architecture.exits))
-    return {"accuracy": max(0.1, 0.92 - loss - 0.004 * early), "energy": energy * (1 - 0.35 * min(early, 1.2))}
+        loss += 0.01 * (1 - share) ** 2 + (0.012 if analog else 0.0015 * (8 - bits.weight_bits))
+    return energy, max(0.1, 0.92 - loss)
+
+
+def exit_figures(architecture: Architecture) -> tuple[list[float], list[float], list[float]]:
+    """Per exit, the final one last: price of leaving (uJ), accuracy, and rate."""
+    energy, accuracy = full_figures(architecture)
+    costs, accuracies, rates, branches = [], [], [], 0.0
+    for e in architecture.exits:
+        place, rich = (e.mounting_point + 1) / 5, e.branch == "dsconv_gap_fc"
+        branches += 0.08 if rich else 0.01
+        costs.append(place * energy + branches)
+        accuracies.append(accuracy - (0.12 if rich else 0.25) * (1 - place) ** 2)
+        rates.append((1 - sum(rates)) * (accuracies[-1] / accuracy) ** 6 * 0.7)
+    return [*costs, energy + branches], [*accuracies, accuracy], [*rates, 1 - sum(rates)]
+
+
+def price(architecture: Architecture) -> Price:
+    """What the analytic problem says before training."""
+    costs, _, _ = exit_figures(architecture)
+    per_exit = {"energy_uj": tuple(costs), "latency_ms": tuple(c / 2 for c in costs)}
+    return Price(per_exit=per_exit, fixed={"peak_bytes": 1000.0, "worst_latency_ms": costs[-1] / 2})
 
 
 def evaluate(architecture: Architecture, number: int, seed: int) -> Trial:
     """A trial of the analytic problem."""
-    found = objective_figures(architecture)
-    energy = found["energy"]
+    costs, accuracies, rates = exit_figures(architecture)
+    energy = sum(r * c for r, c in zip(rates, costs, strict=True))
+    lost = sum(r * (accuracies[-1] - a) for r, a in zip(rates, accuracies, strict=True))
     metrics = Metrics(
-        accuracy_val=found["accuracy"],
+        accuracy_val=accuracies[-1] - 0.4 * lost,
         energy_uj=energy,
         latency_ms=energy / 2,
-        worst_latency_ms=energy,
-        worst_energy_uj=2 * energy,
+        worst_latency_ms=costs[-1] / 2,
+        worst_energy_uj=costs[-1],
         edp=energy * energy / 2,
         macs=1e6 * energy,
         peak_bytes=1000,
     )
-    return Trial(number=number, architecture=architecture, status=Status.OK, seed=seed, metrics=metrics)
+    return Trial(
+        number=number,
+        architecture=architecture,
+        status=Status.OK,
+        seed=seed,
+        metrics=metrics,
+        thresholds=tuple(0.5 for _ in architecture.exits),
+        exit_rates=tuple(rates),
+        detail=json.dumps({"exit_accuracies": accuracies}),
+    )

@@ -58,6 +58,10 @@ def derive_space(
     bits = [(x.name, BitChoice(offered[x.name], activations)) for x in [*inner, *odd]]
     analog = [core for core in accelerator.cores if core.analog is not None]
     cores = [(x.name, tuple(c.name for c in analog if takes(c, x.op))) for x in inner]
+    branches = [
+        (f"exit{m.index}", _branch_bits(info, m.index, accelerator, weight_bits, activations))
+        for m in info.mounting_points
+    ]
     exits = tuple(
         (m.index, tuple(k for k in info.branch_kinds if _has(info, m.index, k))) for m in info.mounting_points
     )
@@ -70,7 +74,7 @@ def derive_space(
         kernels=tuple((k.layer, k.sizes) for k in info.kernel_choices),
         exits=exits,
         max_exits=len(exits),
-        bits=tuple((name, b) for name, b in bits if b.precisions != (default,)),
+        bits=tuple((name, b) for name, b in [*bits, *branches] if b.weights and b.precisions != (default,)),
         cores=tuple((name, c) for name, c in cores if c),
         core_precision=analog_precision(accelerator, default),
         default_precision=default,
@@ -117,6 +121,15 @@ def bit_faults(space: Space, accelerator: Accelerator) -> Iterator[tuple[str, st
             for a in bits.activations:
                 if not any(takes(c, op, w, a) for c in accelerator.cores for w in WEIGHT_BITS):
                     yield path, f"{a}-bit activations: no core of {accelerator.name} takes them for {op}"
+
+
+def _branch_bits(
+    info: BackboneInfo, point: int, accelerator: Accelerator, wanted: Sequence[int], activations: tuple[int, ...]
+) -> BitChoice:
+    """Bits that every layer of every branch kind at a mounting point finds a core for."""
+    layers = [x for b in info.branches if b.mounting_point == point for x in b.layers if x.weights]
+    shared = set(wanted).intersection(*(_weights(x, accelerator, wanted, activations) for x in layers))
+    return BitChoice(tuple(sorted(shared)), activations)
 
 
 def _default(offered: Sequence[tuple[int, ...]], activations: Sequence[int]) -> Precision:

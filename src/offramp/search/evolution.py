@@ -152,9 +152,10 @@ def population_size(trials: int) -> int:
 class Nsga2:
     """NSGA-II whose generations are handed out in batches of any size."""
 
-    def __init__(self, task: Task, population: int | None = None) -> None:
-        self._task, self._rng, self._proposals = task, np.random.default_rng(task.seed), Proposals()
-        self._size = population or population_size(task.trials)
+    def __init__(self, task: Task, proposals: Proposals | None = None) -> None:
+        self._task, self._rng = task, np.random.default_rng(task.seed)
+        self._proposals = proposals or Proposals()
+        self._size = population_size(task.trials)
         self._algorithm: Any = None
         self._started = False
         self._infills: Any = Population.empty()

@@ -15,7 +15,7 @@ TRIES = 500
 
 def draw_new(space: Space, proposals: Proposals, rng: np.random.Generator) -> Architecture | None:
     """A random candidate that was not proposed before (and is noted now); None when none turns up."""
-    for _ in range(TRIES):
+    for _ in range(min(TRIES, 20 * space.cardinality)):
         candidate = space.sample(rng)
         if proposals.new(candidate):
             proposals.add(candidate)

@@ -80,6 +80,7 @@ class Space:
         cores: (layer or `exit<mounting point>`, analog cores that it may run on).
         core_precision: (analog core, bits that a layer there has).
         default_precision: bits of everything that is not listed.
+        pins: (gene part, gene name, value): genes that are held (`pinned`).
     """
 
     info: BackboneInfo
@@ -92,6 +93,7 @@ class Space:
     cores: tuple[tuple[str, tuple[str, ...]], ...] = ()
     core_precision: tuple[tuple[str, Precision], ...] = ()
     default_precision: Precision = field(default_factory=Precision)
+    pins: tuple[tuple[str, str, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse choices that the backbone does not have; all faults at once."""
@@ -108,7 +110,11 @@ class Space:
         bits, cores = dict(self.bits), dict(self.cores)
         for name in dict.fromkeys([*bits, *cores]):
             listed.append(self._treatment_gene(name, bits.get(name), cores.get(name, ())))
-        return tuple(listed)
+        held = {(part, name): value for part, name, value in self.pins}
+        return tuple(
+            Gene(g.part, g.name, (g.choices[held[g.part, g.name]],), 0) if (g.part, g.name) in held else g
+            for g in listed
+        )
 
     def _treatment_gene(self, name: str, bits: BitChoice | None, cores: tuple[str, ...]) -> Gene:
         offered = bits.precisions if bits else (self.default_precision,)
@@ -200,7 +206,9 @@ class Space:
     ) -> int:
         if gene.part == "exits":
             kind = kinds.get(gene.name)
-            return gene.choices.index(kind) if kind in gene.choices else int(kind is not None)
+            return (
+                gene.choices.index(kind) if kind in gene.choices else min(int(kind is not None), len(gene.choices) - 1)
+            )
         if gene.part == "bits":
             treatment = self._treatment_of(gene.name, candidate, kinds)
             return gene.choices.index(treatment) if treatment in gene.choices else gene.neutral
@@ -224,10 +232,8 @@ class Space:
     def sample_vector(self, rng: np.random.Generator) -> Vector:
         """A random vector: each part gets an intensity first, so that sober and extreme candidates both occur."""
         intensity = {part: rng.uniform() for part in PARTS}
-        values = [
-            int(rng.integers(len(g.choices))) if rng.uniform() < intensity[g.part] else g.neutral for g in self.genes
-        ]
-        places = [i for i, g in enumerate(self.genes) if g.part == "exits"]
+        values = [_drawn(g, rng) if rng.uniform() < intensity[g.part] else g.neutral for g in self.genes]
+        places = [i for i, g in enumerate(self.genes) if g.part == "exits" and len(g.choices) > 1]
         wanted = set(rng.permutation(places)[: rng.integers(min(self.max_exits, len(places)) + 1)].tolist())
         for i in places:
             values[i] = int(rng.integers(1, len(self.genes[i].choices))) if i in wanted else 0
@@ -250,6 +256,14 @@ class Space:
             emptied |= _OFF[part]
         return replace(self, **emptied)
 
+    def pinned(self, candidate: Architecture, *parts: str) -> "Space":
+        """The same space with the genes of some parts held at a candidate's values ("bits" holds analog cores too)."""
+        held = {(part, name): (part, name, value) for part, name, value in self.pins}
+        for gene, value in zip(self.genes, self.encode(candidate).tolist(), strict=True):
+            if gene.part in parts:
+                held.setdefault((gene.part, gene.name), (gene.part, gene.name, value))
+        return replace(self, pins=tuple(held.values()))
+
     @property
     def digest(self) -> str:
         """A short content hash, stable over processes."""
@@ -260,6 +274,14 @@ class Space:
             "default": str(self.default_precision),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _drawn(gene: Gene, rng: np.random.Generator) -> int:
+    """A random value; digital and analog computing are as likely, however many bit widths one of them offers."""
+    analog = [i for i, choice in enumerate(gene.choices) if isinstance(choice, Treatment) and choice.core]
+    if analog and rng.uniform() < 0.5:
+        return int(rng.choice(analog))
+    return int(rng.integers(len(gene.choices)))
 
 
 def _treatable(branch: BranchInfo, core: str | None) -> list[str]:

@@ -177,18 +177,29 @@ def _count(value: Any) -> bool:
 def space_text(space: Space) -> str:
     """The file that reads back as this space."""
     default = space.default_precision
-    data: dict[str, Any] = {
-        "backbone": space.info.name,
-        "default_bits": {"weights": default.weight_bits, "activations": default.activation_bits},
+    sections: dict[str, dict[Any, Any]] = {
         "depths": {name: list(choices) for name, choices in space.depths},
         "widths": {name: list(choices) for name, choices in space.widths},
         "kernels": {name: list(choices) for name, choices in space.kernels},
         "exits": {point: list(kinds) for point, kinds in space.exits},
-        "max_exits": space.max_exits,
         "bits": {n: {"weights": list(b.weights), "activations": list(b.activations)} for n, b in space.bits},
         "cores": {name: list(cores) for name, cores in space.cores},
     }
-    return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110)
+    lines = [
+        f"backbone: {_flow(space.info.name)}",
+        f"default_bits: {{weights: {default.weight_bits}, activations: {default.activation_bits}}}",
+        f"max_exits: {space.max_exits}",
+    ]
+    for section, rows in sections.items():
+        lines += [f"{section}:", *(f"  {_flow(key)}: {_flow(value)}" for key, value in rows.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    return (
+        str(yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)).removesuffix("...\n").strip()
+    )
 
 
 def write_space(path: Path, space: Space) -> None:

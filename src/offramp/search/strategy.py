@@ -5,11 +5,15 @@ from collections.abc import Callable
 from offramp.errors import choose
 from offramp.search.evolution import Nsga2
 from offramp.search.random_search import RandomSearch
+from offramp.search.sequence import SequentialSearch
+from offramp.search.surrogate import SurrogateSearch
 from offramp.search.task import Strategy, Task
 
 STRATEGIES: dict[str, Callable[[Task], Strategy]] = {
     "random": RandomSearch,
     "nsga2": Nsga2,
+    "sequence": SequentialSearch,
+    "surrogate": SurrogateSearch,
 }
 """Name -> maker."""
 
