@@ -405,7 +405,7 @@ def fit_fixed_point(
     if not (np.isfinite(ratio).all() and (ratio > 0).all()):
         raise FormatError(f"scale ratio {ratio}", wanted="positive numbers", where="requantization")
     reach = np.asarray(bound) * ratio + np.abs(offset)
-    shift = np.minimum(31 - np.frexp(ratio)[1], 61 - np.frexp(np.maximum(reach, 1.0))[1]).clip(max=62)
+    shift = np.minimum(31 - np.frexp(ratio)[1], 61 - np.frexp(np.maximum(reach, 1.0))[1]).clip(max=61)
     if common:
         shift = np.full_like(shift, shift.min() - 1)
     if (shift < 1).any():

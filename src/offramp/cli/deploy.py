@@ -1,0 +1,52 @@
+"""`offramp export`: a bundle as integer-only C11 or as one ONNX file with nested `If` nodes. No torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from offramp.cli.app import app
+from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
+from offramp.deploy.c.generate import write_c
+from offramp.deploy.single_file import single_model
+from offramp.errors import UserError, choose
+
+TARGETS = ("c", "onnx")
+
+
+@app.command("export")
+def export_command(
+    bundle: Annotated[Path, typer.Argument(help="the bundle's folder")],
+    out: Annotated[Path, typer.Argument(help="folder to make (c) or file to write (onnx)")],
+    to: Annotated[str, typer.Option("--to", help="c or onnx")],
+    point: Annotated[str, typer.Option("--point", help="operating point whose thresholds are written")] = DEFAULT_POINT,
+) -> None:
+    """Write a bundle as code or as a single file, with the thresholds of one operating point."""
+    if to not in TARGETS:
+        raise choose("target", to, TARGETS, where="--to")
+    opened = open_bundle(bundle)
+    if to == "c":
+        _export_c(opened, out, point)
+    else:
+        _export_onnx(opened, out, point)
+
+
+def _export_c(bundle: Bundle, out: Path, point: str) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file", wanted="a folder", where="OUT")
+    sizes = write_c(out, bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
+    Console(highlight=False).print(
+        f"{out}/offramp.c: activations {sizes.arena_bytes} bytes, scratch {sizes.scratch_bytes} bytes, "
+        f"weights and tables {sizes.weight_bytes} bytes"
+    )
+
+
+def _export_onnx(bundle: Bundle, out: Path, point: str) -> None:
+    if out.is_dir():
+        raise UserError(f"{out} is a folder", wanted="a file to write", where="OUT", write="network.onnx")
+    model = single_model(bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    content = model.SerializeToString()
+    out.write_bytes(content)
+    Console(highlight=False).print(f"{out}: {len(content)} bytes")

@@ -1,0 +1,110 @@
+"""Exit decisions on integers, the law for the C: exponentials and logarithms from tables, no floating point.
+
+Scores are logits in units of temperature * ln 2 / 2^F (`deploy.plan`), so that softmax is a power of two. 2^-x and
+log2(1 + x) come from 257 entries and a straight line between them: relative error below 1e-6. A decision can differ
+from `offramp.exits.policy` only when a confidence is that near its threshold.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.deploy.plan import Plan
+from offramp.errors import UserError
+
+Ints = NDArray[np.int64]
+FRACTION = 20
+"""Fractional bits of differences of scores."""
+POWER = 24
+"""Fractional bits of powers."""
+RATIO = 28
+"""Fractional bits of thresholds."""
+ENTRIES = 256
+POWERS: Ints = np.rint(2.0 ** (POWER - np.arange(ENTRIES + 1) / ENTRIES)).astype(np.int64)
+LOGS: Ints = np.rint(2.0**FRACTION * np.log2(1 + np.arange(ENTRIES + 1) / ENTRIES)).astype(np.int64)
+MOST_CLASSES = 1024
+"""More would leave 64 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One exit's decision: fractional bits of its scores and its threshold as an integer of the policy's own unit."""
+
+    policy: str
+    score_shift: int
+    threshold: int
+
+
+def make_rules(plan: Plan, policy: str, thresholds: tuple[float, ...]) -> tuple[Rule, ...]:
+    """One rule per early exit.
+
+    Raises:
+        UserError: too many classes for 64-bit arithmetic.
+    """
+    classes = plan.network.classes
+    if classes > MOST_CLASSES:
+        raise UserError(f"{classes} classes", wanted=f"at most {MOST_CLASSES} for C", where=plan.network.name)
+    rules = []
+    for stage, threshold, temperature in zip(plan.stages, thresholds, plan.temperatures, strict=False):
+        bits = round(math.log2(temperature * math.log(2) / stage.score_unit))
+        rules.append(Rule(policy, FRACTION - bits, _integer_threshold(policy, threshold, classes)))
+    return tuple(rules)
+
+
+def _integer_threshold(policy: str, threshold: float, classes: int) -> int:
+    if policy == "patience":
+        return int(max(0, min(2**30, math.ceil(threshold))))
+    whole: int
+    if policy == "entropy":
+        missing = (1 - max(-1.0, min(2.0, threshold))) * math.log2(classes)
+        whole = round(missing * 2**FRACTION)
+        return whole
+    whole = round(max(0.0, min(2.0, threshold)) * 2**RATIO)
+    return whole
+
+
+def power_of_two(d: Ints) -> Ints:
+    """2^-(d / 2^20) in units of 2^-24, for d >= 0."""
+    whole, part = d >> FRACTION, d & (2**FRACTION - 1)
+    index, rest = part >> (FRACTION - 8), part & (2 ** (FRACTION - 8) - 1)
+    low, high = POWERS[index], POWERS[index + 1]
+    value = low - (((low - high) * rest) >> (FRACTION - 8))
+    return np.asarray(np.where(whole > POWER, 0, value >> np.minimum(whole, POWER)))
+
+
+def log2_of(total: Ints) -> Ints:
+    """log2 of positive integers in units of 2^-20."""
+    top = np.array([int(t).bit_length() - 1 for t in total.ravel()], dtype=np.int64).reshape(total.shape)
+    part = np.where(top >= FRACTION, total >> np.maximum(top - FRACTION, 0), total << np.maximum(FRACTION - top, 0))
+    part = part & (2**FRACTION - 1)
+    index, rest = part >> (FRACTION - 8), part & (2 ** (FRACTION - 8) - 1)
+    return np.asarray((top << FRACTION) + LOGS[index] + (((LOGS[index + 1] - LOGS[index]) * rest) >> (FRACTION - 8)))
+
+
+def is_sure(rule: Rule, scores: Ints) -> NDArray[np.bool_]:
+    """Whether samples with scores [N, classes] leave; for every policy but patience."""
+    top = scores.max(axis=1, keepdims=True)
+    d = (top - scores) << rule.score_shift
+    powers = power_of_two(d)
+    total = powers.sum(axis=1)
+    if rule.policy == "entropy":
+        spread = (powers * np.minimum(d, (POWER + 1) << FRACTION)).sum(axis=1)
+        return np.asarray((log2_of(total) - (POWER << FRACTION)) * total + spread <= rule.threshold * total)
+    ordered = np.sort(powers, axis=1)
+    second = ordered[:, -2] if rule.policy == "margin" and scores.shape[1] > 1 else 0
+    return np.asarray((ordered[:, -1] - second) << RATIO >= rule.threshold * total)
+
+
+def walk(rules: tuple[Rule, ...], scores: Ints) -> tuple[Ints, Ints]:
+    """Exit and class of every sample from all exits' scores [E, N, classes], as the C does it."""
+    predictions = scores.argmax(axis=2)
+    exits = np.full(scores.shape[1], len(rules), dtype=np.int64)
+    streak = np.ones(scores.shape[1], dtype=np.int64)
+    for index, rule in enumerate(rules):
+        if index:
+            streak = np.where(predictions[index] == predictions[index - 1], streak + 1, 1)
+        sure = streak >= rule.threshold if rule.policy == "patience" else is_sure(rule, scores[index])
+        exits = np.where((exits == len(rules)) & sure, index, exits)
+    return exits, np.take_along_axis(predictions, exits[None], axis=0)[0]

@@ -1,0 +1,341 @@
+/* Integer kernels of Offramp: channels last, int32 sums, fixed-point requantization with ties to even.
+ *
+ * C11, no heap, nothing but stdint and string. Right shifts of negative integers are taken to be arithmetic, as every
+ * compiler for the machines at hand makes them. Weights of a row lie in planes: for 4 bits the low halves of the bytes
+ * hold the first half of the row, for 2 bits each of the four fields holds a quarter, so that unpacking needs no
+ * shuffling. Rows are padded with zeros to a multiple of OFFRAMP_ROW.
+ */
+#ifndef OFFRAMP_KERNELS_H
+#define OFFRAMP_KERNELS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define OFFRAMP_ROW 8
+#define OFFRAMP_PIXELS 4
+#define OFFRAMP_LANES 16
+
+/* a * multiplier / 2^shift (+ offset / 2^shift), one entry per output channel. */
+typedef struct {
+    const int32_t *multiplier;
+    const uint8_t *shift;
+    const int64_t *offset; /* NULL: none */
+    int32_t low, high;     /* clip of the result */
+} offramp_scale;
+
+/* An in-memory-compute array: what its converters do to inputs and partial sums. */
+typedef struct {
+    int32_t dac_multiplier; /* 0: inputs enter as they are */
+    uint8_t dac_shift;
+    int16_t dac_low, dac_high;
+    int32_t adc_multiplier;
+    uint8_t adc_shift;
+    int32_t adc_low, adc_high;
+} offramp_array;
+
+typedef struct {
+    uint16_t in_h, in_w, in_c, out_h, out_w, out_c;
+    uint16_t k_h, k_w, stride_h, stride_w, pad_top, pad_left, groups;
+    uint16_t block; /* input channels whose products are summed before a converter (all of a group's when digital) */
+    uint8_t in_signed, weight_bits;
+    const uint8_t *weights;     /* [out_c][blocks][row] packed */
+    const int32_t *bias;        /* [out_c]; NULL for an array, whose bias is in scale.offset */
+    const offramp_array *array; /* NULL: digital */
+    offramp_scale scale;
+} offramp_conv_layer;
+
+typedef struct {
+    uint16_t in_h, in_w, channels, out_h, out_w, k_h, k_w, stride_h, stride_w, pad_top, pad_left;
+    uint8_t in_signed, weight_bits;
+    const uint8_t *weights; /* depthwise: [k_h * k_w][channels padded to OFFRAMP_LANES] packed in groups of lanes */
+    const int32_t *bias;
+    offramp_scale scale; /* average pooling: one entry */
+} offramp_window_layer;
+
+typedef struct {
+    uint32_t size;
+    uint8_t a_signed, b_signed;
+    int32_t a_multiplier, b_multiplier;
+    uint8_t shift;
+    int32_t low, high;
+} offramp_add_layer;
+
+static inline int32_t offramp_clip(int64_t value, int32_t low, int32_t high) {
+    return value < low ? low : value > high ? high : (int32_t)value;
+}
+
+/* product / 2^shift, ties to even, clipped: |product| < 2^62, 1 <= shift <= 61. Adding 2^62 makes everything positive, so
+ * that a plain shift does it, which vector units have for 64 bits; 2^62 / 2^shift is even and leaves ties alone. */
+static inline int32_t offramp_round(int64_t product, int shift, int32_t low, int32_t high) {
+    const uint64_t lift = (uint64_t)1 << 62, biased = (uint64_t)product + lift, half = (uint64_t)1 << (shift - 1);
+    const uint64_t rounded = (biased + (half - 1) + ((biased >> shift) & 1)) >> shift;
+    return offramp_clip((int64_t)(rounded - (lift >> shift)), low, high);
+}
+
+/* Sums of channels k..k + count to bytes, or to int32 when `scores` is not NULL. */
+static inline void offramp_store(const offramp_scale *scale, int k, int count, const int32_t *acc, uint8_t *out,
+                                 int32_t *scores) {
+    const int32_t *multiplier = scale->multiplier + k, low = scale->low, high = scale->high;
+    const uint8_t *shift = scale->shift + k;
+    if (scores || scale->offset) {
+        for (int i = 0; i < count; i++) {
+            const int64_t offset = scale->offset ? scale->offset[k + i] : 0;
+            const int32_t value = offramp_round((int64_t)acc[i] * multiplier[i] + offset, shift[i], low, high);
+            if (scores) scores[i] = value;
+            else out[i] = (uint8_t)value;
+        }
+    } else if (count == OFFRAMP_LANES) {
+        int32_t values[OFFRAMP_LANES];
+        for (int i = 0; i < OFFRAMP_LANES; i++)
+            values[i] = offramp_round((int64_t)acc[i] * multiplier[i], shift[i], low, high);
+        for (int i = 0; i < OFFRAMP_LANES; i++) out[i] = (uint8_t)values[i];
+    } else {
+        for (int i = 0; i < count; i++)
+            out[i] = (uint8_t)offramp_round((int64_t)acc[i] * multiplier[i], shift[i], low, high);
+    }
+}
+
+static inline int16_t offramp_value(uint8_t byte, int is_signed) { return is_signed ? (int8_t)byte : (int16_t)byte; }
+
+static inline int offramp_padded(int n) { return (n + OFFRAMP_ROW - 1) / OFFRAMP_ROW * OFFRAMP_ROW; }
+
+/* Sums of one weight row with four patches of n values each, n apart. */
+static inline void offramp_dot8(const int8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
+    const int16_t *x1 = x + n, *x2 = x + 2 * n, *x3 = x + 3 * n;
+    int32_t a = 0, b = 0, c = 0, d = 0;
+    for (int i = 0; i < n; i++) {
+        const int16_t v = w[i];
+        a += v * x[i];
+        b += v * x1[i];
+        c += v * x2[i];
+        d += v * x3[i];
+    }
+    acc[0] = a, acc[1] = b, acc[2] = c, acc[3] = d;
+}
+
+static inline void offramp_dot4(const uint8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
+    const int16_t *x1 = x + n, *x2 = x + 2 * n, *x3 = x + 3 * n;
+    const int h = n / 2;
+    int32_t a = 0, b = 0, c = 0, d = 0;
+    for (int i = 0; i < h; i++) {
+        const int16_t v = (int16_t)(((w[i] & 15) ^ 8) - 8), u = (int16_t)(((w[i] >> 4) ^ 8) - 8);
+        a += v * x[i] + u * x[i + h];
+        b += v * x1[i] + u * x1[i + h];
+        c += v * x2[i] + u * x2[i + h];
+        d += v * x3[i] + u * x3[i + h];
+    }
+    acc[0] = a, acc[1] = b, acc[2] = c, acc[3] = d;
+}
+
+static inline void offramp_dot2(const uint8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
+    const int q = n / 4;
+    acc[0] = acc[1] = acc[2] = acc[3] = 0;
+    for (int plane = 0; plane < 4; plane++) {
+        const int16_t *x0 = x + plane * q, *x1 = x0 + n, *x2 = x1 + n, *x3 = x2 + n;
+        int32_t a = 0, b = 0, c = 0, d = 0;
+        for (int i = 0; i < q; i++) {
+            const int16_t v = (int16_t)((((w[i] >> (2 * plane)) & 3) ^ 2) - 2);
+            a += v * x0[i];
+            b += v * x1[i];
+            c += v * x2[i];
+            d += v * x3[i];
+        }
+        acc[0] += a, acc[1] += b, acc[2] += c, acc[3] += d;
+    }
+}
+
+/* The same for a single patch (dense layers). */
+static inline int32_t offramp_dot_one(const uint8_t *w, int bits, const int16_t *x, int n) {
+    int32_t a = 0;
+    if (bits == 8) {
+        const int8_t *v = (const int8_t *)w;
+        for (int i = 0; i < n; i++) a += (int16_t)v[i] * x[i];
+    } else if (bits == 4) {
+        for (int i = 0; i < n / 2; i++)
+            a += (int16_t)(((w[i] & 15) ^ 8) - 8) * x[i] + (int16_t)(((w[i] >> 4) ^ 8) - 8) * x[i + n / 2];
+    } else {
+        for (int plane = 0; plane < 4; plane++)
+            for (int i = 0; i < n / 4; i++)
+                a += (int16_t)((((w[i] >> (2 * plane)) & 3) ^ 2) - 2) * x[i + plane * (n / 4)];
+    }
+    return a;
+}
+
+static inline void offramp_dot(const uint8_t *w, int bits, const int16_t *x, int n, int pixels, int32_t *acc) {
+    if (pixels == 1) acc[0] = offramp_dot_one(w, bits, x, n);
+    else if (bits == 8) offramp_dot8((const int8_t *)w, x, n, acc);
+    else if (bits == 4) offramp_dot4(w, x, n, acc);
+    else offramp_dot2(w, x, n, acc);
+}
+
+/* Copy `count` bytes as int16, through the array's input converter when there is one. */
+static inline void offramp_widen(const uint8_t *in, int16_t *to, int count, int is_signed, const offramp_array *array) {
+    if (is_signed) for (int i = 0; i < count; i++) to[i] = (int8_t)in[i];
+    else for (int i = 0; i < count; i++) to[i] = in[i];
+    if (array && array->dac_multiplier)
+        for (int i = 0; i < count; i++)
+            to[i] = (int16_t)offramp_round((int64_t)to[i] * array->dac_multiplier, array->dac_shift, array->dac_low,
+                                           array->dac_high);
+}
+
+static inline void offramp_zero(int16_t *to, int count) {
+    if (count > 0) memset(to, 0, (size_t)count * sizeof *to);
+}
+
+/* The input under the filter at one output position, channels first..first + count, as a row of int16. */
+static inline void offramp_gather(const offramp_conv_layer *l, const uint8_t *in, int oy, int ox, int first, int count,
+                                  int16_t *to) {
+    const int y0 = oy * l->stride_h - l->pad_top, x0 = ox * l->stride_w - l->pad_left, width = l->k_w * count;
+    const int from = x0 < 0 ? -x0 : 0, until = x0 + l->k_w > l->in_w ? l->in_w - x0 : l->k_w;
+    const int used = l->k_h * width;
+    for (int fy = 0; fy < l->k_h; fy++, to += width) {
+        const int y = y0 + fy;
+        if (y < 0 || y >= l->in_h || until <= from) {
+            offramp_zero(to, width);
+            continue;
+        }
+        offramp_zero(to, from * count);
+        offramp_zero(to + until * count, width - until * count);
+        const uint8_t *row = in + ((y * l->in_w + x0 + from) * l->in_c + first);
+        if (count == l->in_c) {
+            offramp_widen(row, to + from * count, (until - from) * count, l->in_signed, l->array);
+        } else {
+            for (int fx = from; fx < until; fx++, row += l->in_c)
+                offramp_widen(row, to + fx * count, count, l->in_signed, l->array);
+        }
+    }
+    offramp_zero(to, offramp_padded(used) - used);
+}
+
+/* Patches of the input for some output positions of one group, block by block; returns nothing, fills `x`. */
+static inline void offramp_patches(const offramp_conv_layer *l, const uint8_t *in, int g, int p, int pixels,
+                                   int16_t *x) {
+    const int per_group = l->in_c / l->groups;
+    for (int c = 0; c < per_group; c += l->block) {
+        const int count = per_group - c < l->block ? per_group - c : l->block;
+        const int n = offramp_padded(l->k_h * l->k_w * count);
+        for (int i = 0; i < pixels; i++)
+            offramp_gather(l, in, (p + i) / l->out_w, (p + i) % l->out_w, g * per_group + c, count, x + i * n);
+        if (pixels > 1)
+            for (int i = pixels; i < OFFRAMP_PIXELS; i++) memcpy(x + i * n, x, (size_t)n * sizeof *x);
+        x += OFFRAMP_PIXELS * n;
+    }
+}
+
+/* Sums of one output channel at some positions over all blocks; returns the next channel's weights. */
+static inline const uint8_t *offramp_channel(const offramp_conv_layer *l, const uint8_t *w, const int16_t *x,
+                                             int pixels, int32_t *total) {
+    const int per_group = l->in_c / l->groups;
+    for (int c = 0; c < per_group; c += l->block) {
+        const int n = offramp_padded(l->k_h * l->k_w * (per_group - c < l->block ? per_group - c : l->block));
+        int32_t acc[OFFRAMP_PIXELS];
+        offramp_dot(w, l->weight_bits, x, n, pixels, acc);
+        for (int i = 0; i < pixels; i++)
+            total[i] += l->array ? offramp_round((int64_t)acc[i] * l->array->adc_multiplier, l->array->adc_shift,
+                                                 l->array->adc_low, l->array->adc_high)
+                                 : acc[i];
+        w += n * l->weight_bits / 8;
+        x += OFFRAMP_PIXELS * n;
+    }
+    return w;
+}
+
+/* Convolution (any groups) and dense layers. `out` gets bytes, or `scores` gets int32 when it is not NULL. */
+static inline void offramp_conv(const offramp_conv_layer *l, const uint8_t *in, uint8_t *out, int32_t *scores,
+                                int16_t *patch) {
+    const int outputs = l->out_c / l->groups, positions = l->out_h * l->out_w;
+    const uint8_t *w = l->weights, *next = w;
+    for (int g = 0; g < l->groups; g++, w = next) {
+        for (int p = 0; p < positions; p += OFFRAMP_PIXELS) {
+            const int pixels = positions - p < OFFRAMP_PIXELS ? positions - p : OFFRAMP_PIXELS;
+            offramp_patches(l, in, g, p, pixels, patch);
+            next = w;
+            for (int k = 0; k < outputs; k += OFFRAMP_LANES) {
+                const int count = outputs - k < OFFRAMP_LANES ? outputs - k : OFFRAMP_LANES, first = g * outputs + k;
+                int32_t sums[OFFRAMP_PIXELS][OFFRAMP_LANES];
+                for (int j = 0; j < count; j++) {
+                    const int32_t bias = l->bias ? l->bias[first + j] : 0;
+                    int32_t total[OFFRAMP_PIXELS] = {bias, bias, bias, bias};
+                    next = offramp_channel(l, next, patch, pixels, total);
+                    for (int i = 0; i < OFFRAMP_PIXELS; i++) sums[i][j] = total[i];
+                }
+                for (int i = 0; i < pixels; i++) {
+                    const int at = (p + i) * l->out_c + first;
+                    offramp_store(&l->scale, first, count, sums[i], scores ? NULL : out + at,
+                                  scores ? scores + at : NULL);
+                }
+            }
+        }
+    }
+}
+
+/* Sixteen weights of one tap. */
+static inline void offramp_unpack(const uint8_t *w, int bits, int16_t *to) {
+    for (int i = 0; i < OFFRAMP_LANES; i++) {
+        if (bits == 8) to[i] = ((const int8_t *)w)[i];
+        else if (bits == 4) to[i] = (int16_t)((((w[i & 7] >> (i >> 3 << 2)) & 15) ^ 8) - 8);
+        else to[i] = (int16_t)((((w[i & 3] >> (i >> 2 << 1)) & 3) ^ 2) - 2);
+    }
+}
+
+/* Depthwise convolution: sixteen channels at a time. */
+static inline void offramp_depthwise(const offramp_window_layer *l, const uint8_t *in, uint8_t *out) {
+    const int bytes = OFFRAMP_LANES * l->weight_bits / 8, lanes = (l->channels + OFFRAMP_LANES - 1) / OFFRAMP_LANES;
+    for (int lane = 0; lane < lanes; lane++) {
+        const int first = lane * OFFRAMP_LANES;
+        const int count = l->channels - first < OFFRAMP_LANES ? l->channels - first : OFFRAMP_LANES;
+        for (int p = 0; p < l->out_h * l->out_w; p++) {
+            const int y0 = p / l->out_w * l->stride_h - l->pad_top, x0 = p % l->out_w * l->stride_w - l->pad_left;
+            int32_t acc[OFFRAMP_LANES] = {0};
+            for (int fy = 0; fy < l->k_h; fy++) {
+                for (int fx = 0; fx < l->k_w; fx++) {
+                    const int y = y0 + fy, x = x0 + fx;
+                    if (y < 0 || y >= l->in_h || x < 0 || x >= l->in_w) continue;
+                    const uint8_t *from = in + ((y * l->in_w + x) * l->channels + first);
+                    int16_t w[OFFRAMP_LANES];
+                    offramp_unpack(l->weights + ((fy * l->k_w + fx) * lanes + lane) * bytes, l->weight_bits, w);
+                    for (int c = 0; c < count; c++) acc[c] += w[c] * offramp_value(from[c], l->in_signed);
+                }
+            }
+            for (int c = 0; c < count; c++) acc[c] += l->bias[first + c];
+            offramp_store(&l->scale, first, count, acc, out + p * l->channels + first, NULL);
+        }
+    }
+}
+
+/* Pooling: padding counts as 0 and, in the average, as an element. `scores` as in offramp_conv. */
+static inline void offramp_pool(const offramp_window_layer *l, int average, const uint8_t *in, uint8_t *out,
+                                int32_t *scores) {
+    for (int p = 0; p < l->out_h * l->out_w; p++) {
+        const int y0 = p / l->out_w * l->stride_h - l->pad_top, x0 = p % l->out_w * l->stride_w - l->pad_left;
+        const int y1 = y0 + l->k_h, x1 = x0 + l->k_w;
+        const int padded = y0 < 0 || x0 < 0 || y1 > l->in_h || x1 > l->in_w;
+        for (int c = 0; c < l->channels; c++) {
+            const int at = p * l->channels + c;
+            int32_t sum = 0, best = padded ? 0 : INT32_MIN;
+            for (int y = y0 < 0 ? 0 : y0; y < (y1 > l->in_h ? l->in_h : y1); y++) {
+                for (int x = x0 < 0 ? 0 : x0; x < (x1 > l->in_w ? l->in_w : x1); x++) {
+                    const int32_t v = offramp_value(in[(y * l->in_w + x) * l->channels + c], l->in_signed);
+                    sum += v;
+                    best = v > best ? v : best;
+                }
+            }
+            if (average)
+                offramp_store(&l->scale, 0, 1, &sum, out ? out + at : NULL, scores ? scores + at : NULL);
+            else out[at] = (uint8_t)best;
+        }
+    }
+}
+
+static inline void offramp_add(const offramp_add_layer *l, const uint8_t *a, const uint8_t *b, uint8_t *out,
+                               int32_t *scores) {
+    for (uint32_t i = 0; i < l->size; i++) {
+        const int64_t product = (int64_t)offramp_value(a[i], l->a_signed) * l->a_multiplier +
+                                (int64_t)offramp_value(b[i], l->b_signed) * l->b_multiplier;
+        const int32_t value = offramp_round(product, l->shift, l->low, l->high);
+        if (scores) scores[i] = value;
+        else out[i] = (uint8_t)value;
+    }
+}
+
+#endif

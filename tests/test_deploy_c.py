@@ -1,0 +1,156 @@
+"""The generated C equals the integer reference bit for bit, under sanitizers, for every operator and policy."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy_networks import dscnn, inputs_for, random_network, resnet8
+from offramp.deploy.c.arena import lives, plan_arena
+from offramp.deploy.c.build import SANITIZED, build_host, run_host, time_host
+from offramp.deploy.c.decide import FRACTION, POWER, is_sure, log2_of, make_rules, power_of_two, walk
+from offramp.deploy.c.generate import generate_c, write_c
+from offramp.deploy.c.packing import pack_rows
+from offramp.deploy.plan import make_plan
+from offramp.deploy.reference import Arithmetic, evaluate, quantize
+from offramp.errors import UserError
+from offramp.exits.policy import POLICIES, confidence
+from offramp.exits.policy import walk as float_walk
+from offramp.ir.quantized import QuantizedNetwork
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed: apt-get install gcc")
+
+
+def thresholds_for(network: QuantizedNetwork, policy: str) -> tuple[float, ...]:
+    return (2.0 if policy == "patience" else 0.55,) * (len(network.stages) - 1)
+
+
+def same_bits(network: QuantizedNetwork, folder: Path, *, policy: str = "max_softmax", count: int = 40) -> np.ndarray:
+    plan, thresholds = make_plan(network), thresholds_for(network, policy)
+    write_c(folder, plan, policy, thresholds)
+    program = build_host(folder, len(plan.stages), SANITIZED)
+    x = quantize(inputs_for(network, count), network.input)
+    ran, wanted = run_host(program, plan, x), evaluate(plan, x)
+    exits, labels = walk(make_rules(plan, policy, thresholds), wanted.scores)
+    np.testing.assert_array_equal(ran.exits, exits)
+    np.testing.assert_array_equal(ran.labels, labels)
+    np.testing.assert_array_equal(ran.scores, wanted.scores[exits, np.arange(count)])
+    return exits
+
+
+@needs_gcc
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_on_mixed_bits(policy: str, tmp_path: Path) -> None:
+    exits = same_bits(resnet8(shape=(3, 12, 12), bits=(8, 4, 2), temperatures=(2.0, 1.0, 0.5)), tmp_path, policy=policy)
+    assert len(set(exits.tolist())) > 1
+
+
+@needs_gcc
+@pytest.mark.parametrize("seed", range(8))
+def test_anything_the_contract_allows(seed: int, tmp_path: Path) -> None:
+    same_bits(random_network(seed), tmp_path)
+
+
+@needs_gcc
+def test_depthwise_network_and_analog_blocks(tmp_path: Path) -> None:
+    same_bits(dscnn(), tmp_path / "dscnn")
+    same_bits(resnet8(shape=(3, 8, 8), bits=(2, 2, 2), analog=(288, 7, 6)), tmp_path / "analog")
+
+
+@needs_gcc
+def test_c_agrees_with_the_law_and_the_float_policy(tmp_path: Path) -> None:
+    network = resnet8(shape=(3, 16, 16), widths=(8, 16, 16))
+    plan, x = make_plan(network), quantize(inputs_for(network, 2000), network.input)
+    write_c(tmp_path, plan, "max_softmax", (0.6, 0.6))
+    ran = run_host(build_host(tmp_path, 3, ("-O2",)), plan, x)
+    law = evaluate(plan, x, arithmetic=Arithmetic.REAL).logits
+    exits, labels = float_walk("max_softmax", list(law), (0.6, 0.6))
+    assert (ran.labels == labels).mean() >= 0.999 and (ran.exits == exits).mean() >= 0.999
+
+
+@needs_gcc
+def test_times_have_a_column_per_part(tmp_path: Path) -> None:
+    network = resnet8(shape=(3, 8, 8), widths=(4, 4, 4))
+    plan, x = make_plan(network), quantize(inputs_for(network, 3), network.input)
+    write_c(tmp_path, plan, "max_softmax", (2.0, 2.0))
+    times = time_host(build_host(tmp_path, 3), plan, x, 5)
+    assert times.shape == (3, 5, 7) and (times > 0).all()
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_memory_plan_never_overlaps_two_that_live_together(seed: int) -> None:
+    plan = make_plan(random_network(seed))
+    arena, tensors = plan_arena(plan), lives(plan)
+    assert arena.floor <= arena.size <= sum(t.size + 3 for t in tensors)
+    for a in tensors:
+        assert arena.offsets[a.name] + a.size <= arena.size and arena.offsets[a.name] % 4 == 0
+        for b in tensors:
+            if a is not b and a.start <= b.end and b.start <= a.end:
+                first, second = sorted((a, b), key=lambda t: arena.offsets[t.name])
+                assert arena.offsets[first.name] + first.size <= arena.offsets[second.name]
+
+
+def test_resnet8_needs_no_more_than_what_lives_at_once() -> None:
+    arena = plan_arena(make_plan(resnet8()))
+    assert arena.size == arena.floor == 3 * 16 * 32 * 32
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_packing_takes_its_bits_and_keeps_every_weight(bits: int) -> None:
+    rows = np.random.default_rng(0).integers(-(1 << (bits - 1)), 1 << (bits - 1), (5, 32)).astype(np.int8)
+    packed = pack_rows(rows, bits)
+    assert packed.shape == (5, 32 * bits // 8)
+    fields = [(packed >> (bits * f)) & ((1 << bits) - 1) for f in range(8 // bits)]
+    half = 1 << (bits - 1)
+    back = (np.concatenate(fields, axis=1).astype(int) ^ half) - half
+    np.testing.assert_array_equal(back, rows)
+
+
+def test_weights_take_their_bits_in_flash() -> None:
+    sizes = [generate_c(make_plan(resnet8(bits=(b, b, b))), "margin", (0.5, 0.5))[1].weight_bytes for b in (8, 4, 2)]
+    assert sizes[0] > 1.7 * sizes[1] - 6000 and sizes[1] > 1.5 * sizes[2] - 6000
+
+
+@given(d=st.integers(0, 30 << FRACTION))
+def test_integer_powers(d: int) -> None:
+    got = int(power_of_two(np.array([d]))[0])
+    assert abs(got - 2.0 ** (POWER - d / 2**FRACTION)) <= 2 + 2.0 ** (POWER - d / 2**FRACTION) * 1e-6
+
+
+@given(total=st.integers(1, 2**34))
+def test_integer_logarithms(total: int) -> None:
+    assert abs(int(log2_of(np.array([total]))[0]) / 2**FRACTION - np.log2(total)) < 1e-5
+
+
+@given(seed=st.integers(0, 1000), threshold=st.floats(0.05, 0.99))
+@settings(max_examples=40, deadline=None)
+def test_integer_decisions_differ_only_at_the_threshold(seed: int, threshold: float) -> None:
+    plan = make_plan(resnet8(shape=(3, 4, 4), widths=(2, 2, 2)))
+    logits = np.random.default_rng(seed).normal(0, 3, (200, 10))
+    for policy in ("max_softmax", "margin", "entropy"):
+        rule = make_rules(plan, policy, (threshold, threshold))[0]
+        scores = np.rint(logits / plan.stages[0].score_unit).astype(np.int64)
+        sure = confidence(policy, logits)
+        clear = np.abs(sure - threshold) > 1e-5
+        np.testing.assert_array_equal(is_sure(rule, scores)[clear], (sure >= threshold)[clear])
+
+
+def test_code_is_integer_only_without_heap_and_says_its_memory() -> None:
+    code, sizes = generate_c(make_plan(resnet8(shape=(3, 8, 8))), "entropy", (0.5, 0.5))
+    text = "".join(code.values())
+    for word in ("float", "double", "malloc", "free(", "<math.h>", "<stdlib.h>", "<stdio.h>"):
+        assert word not in text.replace("floating", "")
+    assert f"#define OFFRAMP_ARENA_BYTES {sizes.arena_bytes}\n" in code["offramp.h"]
+    assert "_Static_assert(sizeof arena" in code["offramp.c"]
+
+
+def test_what_c_cannot_take_is_said() -> None:
+    network = resnet8(shape=(3, 4, 4), widths=(2, 2, 2), classes=1100)
+    with pytest.raises(UserError, match="1100 classes"):
+        generate_c(make_plan(network), "max_softmax", (0.5, 0.5))
+    with pytest.raises(UserError, match="exit policy"):
+        generate_c(make_plan(dscnn()), "coin", (0.5, 0.5))
