@@ -41,6 +41,19 @@ def test_macs_and_sizes_are_those_of_a_real_forward_pass(architecture: Architect
     } == seen
 
 
+@given(architectures())
+@settings(max_examples=25, deadline=None)
+def test_no_choice_makes_a_network_larger_than_the_full_one(architecture: Architecture) -> None:
+    full = backbone(architecture.backbone, SHAPE, CLASSES)
+    largest = Architecture(backbone=architecture.backbone, exits=architecture.exits)
+    small, large = (lower(skeleton(a, full)) for a in (architecture, largest))
+    assert small.macs <= large.macs
+    table = {layer.name: layer for layer in large.layers}
+    for layer in small.layers:
+        assert layer.macs <= table[layer.name].macs
+        assert layer.weight_elements <= table[layer.name].weight_elements
+
+
 @pytest.mark.parametrize("shape", [(3, 32, 32), (9, 1, 128), (1, 49, 10), (1, 5, 3)])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_with_every_branch_lowers(name: str, shape: tuple[int, int, int]) -> None:

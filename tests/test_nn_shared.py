@@ -128,3 +128,11 @@ def test_recalibrated_statistics_are_those_of_the_data() -> None:
     torch.testing.assert_close(network.get_buffer("block0.bn.running_mean"), mean)
     assert all(m.training for m in network.modules())
     assert all(torch.equal(p, weights[n]) for n, p in network.named_parameters())
+
+
+def test_recalibrating_without_data_is_refused_and_changes_nothing() -> None:
+    network = build(TINY, SHAPE, CLASSES, seed=0)
+    network.get_buffer("block0.bn.running_mean").fill_(2.0)
+    with pytest.raises(UserError, match="no inputs to measure batch norms on"):
+        recalibrate_batch_norm(network, [])
+    assert bool((network.get_buffer("block0.bn.running_mean") == 2).all())

@@ -6,6 +6,7 @@ slice follows from two shapes alone, and any trained network can start a narrowe
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,14 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> Non
     """Batch-norm statistics anew, as plain means over the given inputs (N, C, H, W), in place.
 
     Everything but the batch norms runs in evaluation mode; training modes and momenta are restored.
+
+    Raises:
+        UserError: there are no inputs.
     """
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise UserError("no inputs to measure batch norms on", wanted="at least one batch", where="training data")
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]
@@ -116,7 +124,7 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> Non
         norm.momentum = None
         norm.train()
     try:
-        for batch in batches:
+        for batch in chain([first], batches):
             network(batch)
     finally:
         for module, mode in modes.items():
