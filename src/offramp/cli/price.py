@@ -1,0 +1,251 @@
+"""`offramp price`: what a network costs on a chip, layer by layer, stage by stage, exit by exit.
+
+The network is a backbone by name, a bundle, or an ONNX file; only the first needs torch.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from offramp.cli.app import app
+from offramp.errors import UserError, choose
+
+if TYPE_CHECKING:
+    from offramp.cost.model import CostModel
+    from offramp.cost.network import ExpectedCost, NetworkCost
+    from offramp.ir.accelerator import Accelerator
+    from offramp.ir.workload import Workload
+
+DEFAULT_INPUT = (3, 32, 32), 10
+INPUTS: dict[str, tuple[tuple[int, int, int], int]] = {"dscnn": ((1, 49, 10), 12), "mobilenetv1": ((3, 96, 96), 2)}
+"""Input shape and classes of MLPerf Tiny's tasks (github.com/mlcommons/tiny); other backbones are made for CIFAR-10."""
+BACKENDS = ("fast", "zigzag")
+
+
+@app.command("price")
+def price_command(
+    model: Annotated[str, typer.Argument(help="backbone name, bundle folder or ONNX file")],
+    accelerator: Annotated[str, typer.Option("--accelerator", help="shipped name or YAML file")],
+    backend: Annotated[str, typer.Option("--backend", help="fast or zigzag")] = "fast",
+    execution: Annotated[str, typer.Option("--execution", help="best or layer-by-layer")] = "best",
+    objective: Annotated[str, typer.Option("--objective", help="latency, energy, edp or et")] = "edp",
+    exits: Annotated[str, typer.Option("--exits", help="mounting points, such as 0,4,5,7 (backbones only)")] = "",
+    branch: Annotated[str, typer.Option("--branch", help="kind of exit branch")] = "maxpool_fc",
+    exit_rates: Annotated[
+        str,
+        typer.Option("--exit-rates", help="one per exit, the final one included; default: a bundle's own, else equal"),
+    ] = "",
+    input_shape: Annotated[str, typer.Option("--input-shape", help="C,H,W")] = "",
+    classes: Annotated[int | None, typer.Option("--classes", help="of a backbone")] = None,
+    weight_bits: Annotated[int, typer.Option("--weight-bits", help="where the model does not say")] = 8,
+    activation_bits: Annotated[int, typer.Option("--activation-bits", help="where the model does not say")] = 8,
+    gantt: Annotated[Path | None, typer.Option("--gantt", help="draw the schedule into this HTML file")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Price a network on an accelerator under its best mapping, or layer by layer."""
+    from offramp.cost.mapper import map_network
+    from offramp.formats.accelerator_yaml import load_accelerator
+
+    chip = load_accelerator(accelerator)
+    shape = _numbers("--input-shape", input_shape, int)
+    bits = _checked_bits(weight_bits, activation_bits)
+    workload, rates = _load(model, exits, branch, shape, classes, bits)
+    cost = map_network(
+        workload,
+        chip,
+        cost_model=_cost_model(backend),
+        exit_rates=_numbers("--exit-rates", exit_rates, float) or rates,
+        execution=execution,
+        objective=objective,
+    )
+    if gantt is not None:
+        _draw(cost, gantt)
+    if as_json:
+        typer.echo(json.dumps(price_json(cost)))
+    else:
+        _print(cost, chip)
+
+
+def price_json(cost: "NetworkCost") -> dict[str, Any]:
+    """The object that `--json` prints; `stages`, `expected` and what follows only for networks with early exits."""
+    layer_keys = ("name", "op", "core", "macs", "latency_cycles", "energy_pj", "energy_parts", "utilization")
+    stage_keys = ("backbone_cycles", "branch_cycles", "backbone_pj", "branch_pj", "cumulative_cycles", "cumulative_pj")
+    answer: dict[str, Any] = {
+        "latency_cycles": cost.latency_cycles,
+        "latency_ms": cost.latency_ms,
+        "energy_pj": cost.energy_pj,
+        "macs": cost.macs,
+        "peak_bytes": cost.peak_bytes,
+        "peak_bytes_per_level": cost.level_bytes,
+        "layers": [{key: getattr(layer, key) for key in layer_keys} for layer in cost.layers],
+    }
+    if len(cost.stages) > 1:
+        answer["stages"] = [{key: getattr(stage, key) for key in stage_keys} for stage in cost.stages]
+        answer["expected"] = _expected_json(cost.expected())
+        answer["worst_case"] = _expected_json(cost.worst_case)
+        answer["exit_rates"] = list(cost.exit_rates)
+        answer["exit_modes"] = [str(mode) for mode in cost.mapping.exit_modes]
+    return answer
+
+
+def _expected_json(expected: "ExpectedCost") -> dict[str, float]:
+    return {
+        "latency_cycles": expected.latency_cycles,
+        "energy_pj": expected.energy_pj,
+        "et_joule_cycles": expected.et_joule_cycles,
+    }
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise UserError(f"{text!r}", wanted="numbers with commas between", where=option) from None
+
+
+def _checked_bits(weight: int, activation: int) -> tuple[int, int]:
+    for option, value in (("--weight-bits", weight), ("--activation-bits", activation)):
+        if not 1 <= value <= 32:
+            raise UserError(f"{value}", wanted="1 to 32 bits", where=option)
+    return weight, activation
+
+
+def _cost_model(backend: str) -> "CostModel":
+    if backend not in BACKENDS:
+        raise choose("backend", backend, BACKENDS, where="--backend")
+    if backend == "zigzag":
+        from offramp.cost.zigzag import ZigZagCostModel
+
+        return ZigZagCostModel()
+    from offramp.cost.engine import FastCostModel
+
+    return FastCostModel()
+
+
+def _load(
+    model: str, exits: str, branch: str, shape: Sequence[int], classes: int | None, bits: tuple[int, int]
+) -> tuple["Workload", tuple[float, ...] | None]:
+    """The workload of a model, and its own exit rates where it has any."""
+    path = Path(model)
+    points = _numbers("--exits", exits, int)
+    is_file = path.suffix == ".onnx" or path.is_file()
+    if (is_file or path.is_dir()) and points:
+        raise UserError(f"--exits {exits} for {model}", wanted="a backbone name; a file has the exits that it has")
+    if is_file:
+        from offramp.formats.onnx_workload import read_onnx
+
+        return read_onnx(path, weight_bits=bits[0], activation_bits=bits[1], input_shape=shape or None), None
+    if path.is_dir():
+        from offramp.deploy.bundle import DEFAULT_POINT, open_bundle
+        from offramp.formats.quantized_workload import quantized_workload
+
+        bundle = open_bundle(path)
+        point = bundle.manifest.operating_points.get(DEFAULT_POINT)
+        return quantized_workload(bundle.network), (point.exit_rates or None) if point else None
+    return _backbone(model, points, branch, shape, classes, bits), None
+
+
+def _backbone(
+    name: str, points: Sequence[int], branch: str, shape: Sequence[int], classes: int | None, bits: tuple[int, int]
+) -> "Workload":
+    from offramp.ir.architecture import Architecture, ExitChoice, Precision
+    from offramp.nn.backbones import BACKBONES, backbone
+    from offramp.nn.lower import lower
+    from offramp.nn.network import skeleton
+
+    if name not in BACKBONES:
+        error = choose("model", name, BACKBONES, where="MODEL")
+        raise UserError(error.given, wanted=f"{error.wanted}, a bundle folder, or an ONNX file", where="MODEL")
+    default_shape, default_classes = INPUTS.get(name, DEFAULT_INPUT)
+    if shape and (len(shape) != 3 or min(shape) < 1):
+        raise UserError(f"{','.join(map(str, shape))}", wanted="C,H,W, three positive sizes", where="--input-shape")
+    full = backbone(name, (shape[0], shape[1], shape[2]) if shape else default_shape, classes or default_classes)
+    chosen = tuple(ExitChoice(point, branch) for point in sorted(points))
+    return lower(skeleton(Architecture(backbone=name, exits=chosen), full), default=Precision(*bits))
+
+
+def _draw(cost: "NetworkCost", path: Path) -> None:
+    from offramp.report.gantt import Bar, Mark, write_gantt
+
+    bars = [
+        Bar(
+            lane=layer.core,
+            label=layer.name,
+            kind="branch" if layer.branch else "backbone",
+            start=layer.start,
+            end=layer.end,
+            detail=(
+                f"{layer.op}, stage {layer.stage}",
+                f"{layer.energy_pj / 1e6:.3f} uJ, {layer.utilization:.0%} of the array",
+            ),
+        )
+        for layer in sorted(cost.layers, key=lambda x: x.core)
+    ]
+    for move in cost.transfers:
+        kind, detail = ("transfer", f"for {move.consumer}") if move.consumer else ("spill", "to make room")
+        bars.append(Bar(move.link, move.tensor, kind, move.start, move.end, (detail,)))
+    marks = [Mark(f"exit {i}", stage.cumulative_cycles) for i, stage in enumerate(cost.stages)]
+    write_gantt(path, f"{cost.name} on {cost.accelerator}", bars, marks if len(marks) > 1 else ())
+
+
+def _print(cost: "NetworkCost", chip: "Accelerator") -> None:
+    console = Console(soft_wrap=False)
+    table = Table(title=f"{cost.name} on {chip.name} at {chip.clock_mhz:g} MHz")
+    for column, justify in (
+        ("layer", "left"),
+        ("op", "left"),
+        ("core", "left"),
+        *((c, "right") for c in _LAYER_COLUMNS),
+    ):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for x in cost.layers:
+        parts = " ".join(
+            f"{k} {v / x.energy_pj:.0%}" for k, v in sorted(x.energy_parts.items(), key=lambda p: -p[1])[:3]
+        )
+        table.add_row(
+            x.name, x.op, x.core, f"{x.macs:,}", f"{x.latency_cycles:,.0f}", f"{x.energy_pj / 1e6:.3f}",
+            f"{x.utilization:.1%}", parts if x.energy_pj else "",
+        )  # fmt: skip
+    console.print(table)
+    if len(cost.stages) > 1:
+        console.print(_stage_table(cost))
+    levels = ", ".join(f"{name} {size:,}" for name, size in sorted(cost.level_bytes.items()))
+    typer.echo(f"peak bytes {cost.peak_bytes:,} of activations; by memory: {levels}")
+    worst = "worst case " if len(cost.stages) > 1 else ""
+    typer.echo(
+        f"{worst}{cost.latency_cycles:,.0f} cycles, {cost.latency_ms:.4g} ms, {cost.energy_pj / 1e6:.4g} uJ, "
+        f"{cost.macs:,} MACs"
+    )
+    if len(cost.stages) > 1:
+        e = cost.expected()
+        rates = ", ".join(f"{r:.3g}" for r in cost.exit_rates)
+        typer.echo(
+            f"expected {e.latency_cycles:,.0f} cycles, {cost.milliseconds(e.latency_cycles):.4g} ms, "
+            f"{e.energy_pj / 1e6:.4g} uJ, {e.et_joule_cycles:.4g} J*cycles at exit rates {rates}"
+        )
+
+
+_LAYER_COLUMNS = ("MACs", "cycles", "uJ", "array use", "most energy in")
+_STAGE_COLUMNS = ("exit", "then", "backbone cycles", "branch cycles", "cycles so far", "uJ so far", "wasted uJ", "rate")
+
+
+def _stage_table(cost: "NetworkCost") -> Table:
+    table = Table(title="stages")
+    for column in _STAGE_COLUMNS:
+        table.add_column(column, justify="right")
+    modes = [*map(str, cost.mapping.exit_modes), "end"]
+    for i, (stage, mode, rate) in enumerate(zip(cost.stages, modes, cost.exit_rates, strict=True)):
+        cycles = (stage.backbone_cycles, stage.branch_cycles, stage.cumulative_cycles)
+        energies = (stage.cumulative_pj / 1e6, stage.wasted_pj / 1e6)
+        table.add_row(
+            str(i), mode, *(f"{c:,.0f}" for c in cycles), *(f"{e:.3f}" for e in energies), f"{rate:.3f}"
+        )  # fmt: skip
+    return table
