@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint clean bench-cifar bench-training bench-price bench-deploy
 
 setup: $(STAMP)
 
@@ -23,6 +23,20 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest
+
+# Long measurements; each prints the table that docs/ and LOG.md quote.
+bench-cifar: setup
+	$(BIN)/python benchmarks/bench_cifar.py $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+bench-training: setup
+	$(BIN)/python benchmarks/bench_training.py
+
+bench-price: setup
+	$(BIN)/python benchmarks/bench_price.py
+	$(BIN)/python benchmarks/bench_seedcase.py
+
+bench-deploy: setup
+	$(BIN)/python benchmarks/bench_deploy.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

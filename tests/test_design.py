@@ -23,7 +23,7 @@ from offramp.errors import FormatError, InfeasibleError, UserError
 from offramp.ir.pareto import dominates
 from offramp.ir.trial import Status, minimised
 
-TINY = Budget(shared_epochs=2, tune_epochs=1, finish_epochs=1, finish_points=2)
+TINY = Budget(shared_epochs=2, static_epochs=2, tune_epochs=1, finish_epochs=1, finish_points=2)
 FLAGS = ["--epochs", "2", "--tune-epochs", "1", "--finish-epochs", "1", "--subset", "400", "--trials", "3"]
 POINT_KEYS = {
     "trial", "accuracy", "energy_uj", "latency_ms", "worst_latency_ms", "worst_energy_uj", "macs", "peak_bytes",

@@ -14,22 +14,28 @@ class Budget:
     """How long each phase trains.
 
     Attributes:
-        shared_epochs: epochs of the shared weights, in float, all exits together.
+        shared_epochs: epochs of the shared weights, all exits together.
+        static_epochs: epochs of the static reference in float, alone.
         tune_epochs: epochs of quantization-aware training that every trial gets.
         finish_epochs: epochs that the points of the front and the static reference get at the end.
         finish_points: most points of the front that are finished and reported.
     """
 
     shared_epochs: int
+    static_epochs: int
     tune_epochs: int
     finish_epochs: int
     finish_points: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse negative budgets and shared weights that were never trained."""
-        if self.shared_epochs < 1 or min(self.tune_epochs, self.finish_epochs) < 0 or self.finish_points < 1:
+        """Refuse negative budgets and float weights that were never trained."""
+        if (
+            min(self.shared_epochs, self.static_epochs) < 1
+            or min(self.tune_epochs, self.finish_epochs) < 0
+            or self.finish_points < 1
+        ):
             raise UserError(
-                f"a budget of {self}", wanted="at least 1 shared epoch, 1 finished point, no negative", where="budget"
+                f"a budget of {self}", wanted="at least 1 epoch of float training, 1 finished point", where="budget"
             )
 
 
@@ -43,7 +49,10 @@ def default_budget(samples: int) -> Budget:
         return max(low, min(high, round(presentations / max(samples, 1))))
 
     return Budget(
-        shared_epochs=epochs(540_000, 12, 40), tune_epochs=epochs(45_000, 1, 4), finish_epochs=epochs(180_000, 4, 16)
+        shared_epochs=epochs(540_000, 12, 40),
+        static_epochs=epochs(540_000, 12, 40),
+        tune_epochs=epochs(45_000, 1, 4),
+        finish_epochs=epochs(180_000, 4, 16),
     )
 
 

@@ -152,7 +152,9 @@ class Designer:
 
         return tell
 
-    def _train_float(self, phase: str, network: EarlyExitNetwork, path: Path, seed: int) -> EarlyExitNetwork:
+    def _train_float(
+        self, phase: str, network: EarlyExitNetwork, path: Path, *, epochs: int, seed: int
+    ) -> EarlyExitNetwork:
         """Train all exits of a float network, or load what an earlier call has trained."""
         if path.is_file():
             load_weights(path, network)
@@ -161,11 +163,11 @@ class Designer:
         fit(
             network,
             self.dataset.train,
-            epochs=self.budget.shared_epochs,
+            epochs=epochs,
             seed=seed,
             augmentation=self.dataset.augmentation,
             device=self.bed.device,
-            on_epoch=self._epochs(phase, self.budget.shared_epochs),
+            on_epoch=self._epochs(phase, epochs),
             checkpoint=checkpoint,
         )
         sort_channels(network)
@@ -178,7 +180,8 @@ class Designer:
         """The shared weights: the largest network with every exit of the space, trained jointly in float."""
         exits = [ExitChoice(point, kind) for point, kinds in self.space.exits for kind in kinds]
         network = supernet(self.bed.full, exits, seed=self.config.seed)
-        return self._train_float("shared", network, self.folder / "shared.safetensors", trial_seed(self.config.seed, 0))
+        epochs, seed = self.budget.shared_epochs, trial_seed(self.config.seed, 0)
+        return self._train_float("shared", network, self.folder / "shared.safetensors", epochs=epochs, seed=seed)
 
     def _weights(self, name: str) -> Path:
         return self.folder / "weights" / f"{name}.safetensors"
@@ -217,7 +220,8 @@ class Designer:
         """The same backbone without exits, 8 bit, trained on its own, under its best mapping."""
         start = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
         seed = trial_seed(self.config.seed, 1)
-        plain = self._train_float("static", start, self.folder / "weights" / "static-float.safetensors", seed)
+        path, epochs = self._weights("static-float"), self.budget.static_epochs
+        plain = self._train_float("static", start, path, epochs=epochs, seed=seed)
         return self._finished(journal, "static", STATIC_NUMBER, self.neutral, plain, seed)
 
     def finish(self, journal: Journal, trials: Sequence[Trial]) -> list[Evaluated]:

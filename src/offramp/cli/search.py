@@ -41,7 +41,7 @@ def search_command(
         str | None, typer.Option("--guarantee", help='"accuracy drop <= 1 % with probability 0.95"')
     ] = None,
     execution: Annotated[str, typer.Option("--execution", help="best or layer-by-layer")] = "best",
-    epochs: Annotated[int | None, typer.Option("--epochs", help="of the shared weights")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="of the shared weights, and of the static network")] = None,
     tune_epochs: Annotated[int | None, typer.Option("--tune-epochs", help="of every trial")] = None,
     finish_epochs: Annotated[int | None, typer.Option("--finish-epochs", help="of every point of the front")] = None,
     subset: Annotated[
@@ -86,6 +86,7 @@ def _budget(samples: int, shared: int | None, tune: int | None, finish: int | No
     usual = default_budget(samples)
     return Budget(
         shared_epochs=usual.shared_epochs if shared is None else shared,
+        static_epochs=usual.static_epochs if shared is None else shared,
         tune_epochs=usual.tune_epochs if tune is None else tune,
         finish_epochs=usual.finish_epochs if finish is None else finish,
     )
