@@ -18,6 +18,7 @@ import torch
 from offramp.config import Budget, StudyConfig, default_budget
 from offramp.cost.engine import FastCostModel
 from offramp.cost.network import NetworkCost
+from offramp.cost.remember import RememberingCostModel
 from offramp.data import Dataset
 from offramp.deploy.bundle import write_bundle
 from offramp.deploy.manifest import OperatingPoint, PartCost, Predicted
@@ -100,7 +101,7 @@ class Designer:
             dataset=dataset,
             full=full,
             accelerator=accelerator,
-            cost_model=FastCostModel(),
+            cost_model=RememberingCostModel(FastCostModel()),
             constraints=parse_constraints(config.constraints),
             objective=next((COST_OF[n] for n in config.objectives if n in COST_OF), "energy"),
             execution=config.execution,
