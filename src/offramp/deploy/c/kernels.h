@@ -10,6 +10,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __ARM_FEATURE_DSP
+#include <arm_acle.h>
+#endif
 
 #define OFFRAMP_ROW 8
 #define OFFRAMP_PIXELS 4
@@ -99,6 +102,31 @@ static inline int16_t offramp_value(uint8_t byte, int is_signed) { return is_sig
 
 static inline int offramp_padded(int n) { return (n + OFFRAMP_ROW - 1) / OFFRAMP_ROW * OFFRAMP_ROW; }
 
+#ifdef __ARM_FEATURE_DSP
+static inline int16x2_t offramp_pair(const int16_t *x) {
+    int16x2_t pair;
+    memcpy(&pair, x, sizeof pair);
+    return pair;
+}
+
+/* Sums of one weight row with four patches of n values each, n apart: two products per instruction (SMLAD). */
+static inline void offramp_dot8(const int8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
+    const int16_t *x1 = x + n, *x2 = x1 + n, *x3 = x2 + n, *const end = x1;
+    int32_t a = 0, b = 0, c = 0, d = 0;
+    for (; x < end; w += 4, x += 4, x1 += 4, x2 += 4, x3 += 4) {
+        int8x4_t four;
+        memcpy(&four, w, sizeof four);
+        const uint32_t even = (uint32_t)__sxtb16(four);
+        const uint32_t odd = (uint32_t)__sxtb16((int8x4_t)((uint32_t)four >> 8 | (uint32_t)four << 24));
+        const int16x2_t low = (int16x2_t)((even & 0xffffu) | odd << 16), high = (int16x2_t)(even >> 16 | (odd & 0xffff0000u));
+        a = __smlad(high, offramp_pair(x + 2), __smlad(low, offramp_pair(x), a));
+        b = __smlad(high, offramp_pair(x1 + 2), __smlad(low, offramp_pair(x1), b));
+        c = __smlad(high, offramp_pair(x2 + 2), __smlad(low, offramp_pair(x2), c));
+        d = __smlad(high, offramp_pair(x3 + 2), __smlad(low, offramp_pair(x3), d));
+    }
+    acc[0] = a, acc[1] = b, acc[2] = c, acc[3] = d;
+}
+#else
 /* Sums of one weight row with four patches of n values each, n apart. */
 static inline void offramp_dot8(const int8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
     const int16_t *x1 = x + n, *x2 = x + 2 * n, *x3 = x + 3 * n;
@@ -112,6 +140,7 @@ static inline void offramp_dot8(const int8_t *restrict w, const int16_t *restric
     }
     acc[0] = a, acc[1] = b, acc[2] = c, acc[3] = d;
 }
+#endif
 
 static inline void offramp_dot4(const uint8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
     const int16_t *x1 = x + n, *x2 = x + 2 * n, *x3 = x + 3 * n;
@@ -269,13 +298,15 @@ static inline void offramp_conv(const offramp_conv_layer *l, const uint8_t *in, 
     }
 }
 
-/* Sixteen weights of one tap. */
-static inline void offramp_unpack(const uint8_t *w, int bits, int16_t *to) {
-    for (int i = 0; i < OFFRAMP_LANES; i++) {
-        if (bits == 8) to[i] = ((const int8_t *)w)[i];
-        else if (bits == 4) to[i] = (int16_t)((((w[i & 7] >> (i >> 3 << 2)) & 15) ^ 8) - 8);
-        else to[i] = (int16_t)((((w[i & 3] >> (i >> 2 << 1)) & 3) ^ 2) - 2);
-    }
+/* acc += weights of one tap times the input under it, for up to sixteen channels. */
+static inline void offramp_tap(const uint8_t *w, int bits, const uint8_t *x, int is_signed, int count, int32_t *acc) {
+    int16_t v[OFFRAMP_LANES];
+    if (bits == 8) for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = ((const int8_t *)w)[i];
+    else if (bits == 4)
+        for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = (int16_t)((((w[i & 7] >> (i >> 3 << 2)) & 15) ^ 8) - 8);
+    else for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = (int16_t)((((w[i & 3] >> (i >> 2 << 1)) & 3) ^ 2) - 2);
+    if (is_signed) for (int i = 0; i < count; i++) acc[i] += v[i] * (int8_t)x[i];
+    else for (int i = 0; i < count; i++) acc[i] += v[i] * x[i];
 }
 
 /* Depthwise convolution: sixteen channels at a time. */
@@ -287,17 +318,16 @@ static inline void offramp_depthwise(const offramp_window_layer *l, const uint8_
         for (int p = 0; p < l->out_h * l->out_w; p++) {
             const int y0 = p / l->out_w * l->stride_h - l->pad_top, x0 = p % l->out_w * l->stride_w - l->pad_left;
             int32_t acc[OFFRAMP_LANES] = {0};
+            memcpy(acc, l->bias + first, (size_t)count * sizeof *acc);
             for (int fy = 0; fy < l->k_h; fy++) {
                 for (int fx = 0; fx < l->k_w; fx++) {
                     const int y = y0 + fy, x = x0 + fx;
                     if (y < 0 || y >= l->in_h || x < 0 || x >= l->in_w) continue;
                     const uint8_t *from = in + ((y * l->in_w + x) * l->channels + first);
-                    int16_t w[OFFRAMP_LANES];
-                    offramp_unpack(l->weights + ((fy * l->k_w + fx) * lanes + lane) * bytes, l->weight_bits, w);
-                    for (int c = 0; c < count; c++) acc[c] += w[c] * offramp_value(from[c], l->in_signed);
+                    const uint8_t *w = l->weights + ((fy * l->k_w + fx) * lanes + lane) * bytes;
+                    offramp_tap(w, l->weight_bits, from, l->in_signed, count, acc);
                 }
             }
-            for (int c = 0; c < count; c++) acc[c] += l->bias[first + c];
             offramp_store(&l->scale, first, count, acc, out + p * l->channels + first, NULL);
         }
     }
