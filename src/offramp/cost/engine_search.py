@@ -221,7 +221,7 @@ class Search:
                 continue
             used = []
             for op, level in levels:
-                run = self._lookup(self.tables.cycles, self.runs[op, level, False])
+                run = np.maximum(self._lookup(self.tables.cycles, self.runs[op, level, False]), 1.0)
                 used.append(np.floor(self._held_bits(op, level) / run) / memory.size_bits)
             shared = sum(used, start=np.zeros(self.row.size))
             for key, own in zip(levels, used, strict=True):

@@ -64,13 +64,13 @@ class _Bare:
         self.ports = tuple(self._ports())
 
     def _ports(self) -> Iterator[tuple[Operand, int, tuple[int, ...]]]:
-        """(operand, port width, array dimensions served) of the innermost memories."""
+        """(operand, bits that a port and the memory behind it can serve at once, dimensions) of the innermost memories."""
         for memory in self.inner:
             served = tuple(i for i, (d, _) in enumerate(self.array.dimensions) if d in memory.dimensions)
             for operand in memory.operands:
                 port = memory.port(operand, Move.FROM_LOW if operand is Operand.O else Move.TO_LOW)
                 if port is not None and served:
-                    yield operand, port.bits_per_cycle, served
+                    yield operand, min(port.bits_per_cycle, memory.size_bits), served
 
 
 def inner_memories(memories: tuple[Memory, ...]) -> Iterator[Memory]:
@@ -207,7 +207,7 @@ def _within_capacity(
             served = [i for i, (d, _) in enumerate(core.array.dimensions) if d in memory.dimensions]
             places = [(i, n) for i in served for n in current[i] if n not in IRRELEVANT[operator][operand] or sizes[n] == 1]
             factors = [current[i][n] for i, n in places]
-            while math.prod(factors) > room and max(factors) > 1:
+            while math.prod(factors) > room and max(factors, default=1) > 1:
                 factors[factors.index(max(factors))] -= 1
             for (i, n), factor in zip(places, factors, strict=True):
                 current[i][n] = factor
