@@ -1,19 +1,31 @@
 """The fast cost model: dispatches every core to its pricing function and stacks the results.
 
 Cores of the hierarchy model are searched by `engine_*`; DIANA's published model and scalar processors by `analytic`.
-It follows the contract of `cost.model` and keeps nothing between calls.
+It follows the contract of `cost.model`; what it remembers between calls changes no result.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from offramp.cost.analytic import diana_costs, scalar_costs
 from offramp.cost.engine_memory import hierarchy_costs
-from offramp.cost.model import VARIANTS, CoreCosts, LayerCosts, infeasible, join, scatter, spread
+from offramp.cost.model import VARIANTS, CoreCosts, LayerCosts, append, infeasible, join, scatter, spread
+from offramp.cost.table import table_costs
 from offramp.ir.accelerator import Accelerator, Core, PricingModel
 from offramp.ir.workload import Layer
 
+REMEMBERED = 20_000
+"""Layers per core that are kept before starting afresh."""
+
 Pricing = Callable[[Sequence[Layer], Core, Accelerator], CoreCosts]
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """Prices of layers asked for so far."""
+
+    places: dict[Layer, int] = field(default_factory=dict)
+    costs: CoreCosts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +34,12 @@ class FastCostModel:
 
     Attributes:
         variants: which variants the hierarchy model prices; the others are infinite there.
+        remember: keep prices of layers for the next call (a search asks for the same layers again and again).
     """
 
     variants: tuple[int, ...] = tuple(range(VARIANTS))
+    remember: bool = True
+    _known: dict[object, "_Known"] = field(default_factory=dict, repr=False, compare=False)
 
     def layer_costs(self, layers: Sequence[Layer], accelerator: Accelerator) -> LayerCosts:
         """Price every layer on every core; equal layers and equal cores are priced once."""
@@ -34,8 +49,25 @@ class FastCostModel:
         for core in accelerator.cores:
             key = replace(core, name="")
             if key not in done:
-                done[key] = spread(self._core_costs(list(places), core, accelerator), where)
+                done[key] = spread(self._remembered(key, list(places), core, accelerator), where)
         return join([done[replace(core, name="")] for core in accelerator.cores])
+
+    def _remembered(self, key: Core, layers: list[Layer], core: Core, chip: Accelerator) -> CoreCosts:
+        """Costs of distinct layers, of which only those never asked for are priced."""
+        if not self.remember:
+            return self._core_costs(layers, core, chip)
+        chip_key = (key, chip.offchip, chip.clock_mhz, chip.idle_mw, chip.transfer_setup_cycles)
+        known = self._known.setdefault(chip_key, _Known())
+        if len(known.places) > REMEMBERED:
+            known.places, known.costs = {}, None
+        new = [layer for layer in layers if layer not in known.places]
+        if new:
+            fresh = self._core_costs(new, core, chip)
+            known.costs = fresh if known.costs is None else append(known.costs, fresh)
+            for layer in new:
+                known.places[layer] = len(known.places)
+        assert known.costs is not None
+        return spread(known.costs, [known.places[layer] for layer in layers])
 
     def _core_costs(self, layers: list[Layer], core: Core, chip: Accelerator) -> CoreCosts:
         able = [i for i, layer in enumerate(layers) if core.supports(layer)]
@@ -57,4 +89,5 @@ _PRICING: dict[PricingModel, Pricing] = {
     PricingModel.DIANA_DIGITAL: diana_costs,
     PricingModel.DIANA_ANALOG: diana_costs,
     PricingModel.SCALAR: scalar_costs,
+    PricingModel.TABLE: table_costs,
 }

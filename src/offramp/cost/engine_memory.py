@@ -73,7 +73,7 @@ def hierarchy_costs(
         hierarchy = hierarchy_of(view)
         if hierarchy is not None:
             batches = batches or list(_groups(rows, hierarchy))
-            _fill(costs, variant, hierarchy, rows, batches)
+            _fill(costs, variant, hierarchy, rows, batches, chip.clock_mhz)
     return costs
 
 
@@ -83,11 +83,11 @@ def _copy_variant(costs: CoreCosts, source: int, target: int) -> None:
         array[target] = array[source]
 
 
-def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, rows: Rows, batches: list[Batch]) -> None:
+def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, rows: Rows, batches: list[Batch], clock_mhz: float) -> None:
     """Search all rows of one variant and keep the best row of every layer."""
     core = hierarchy.core
     assert core.array is not None
-    passes = core.in_memory.passes if core.in_memory else 1.0
+    passes = _passes(core, clock_mhz)
     operations = rows.sizes.prod(axis=1)
     mac = array_energy(rows, core) if core.in_memory else operations * core.array.mac_pj
     count = len(rows.factors)
@@ -114,6 +114,15 @@ def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, rows: Rows, batc
         chosen = owner[best, 0] == number
         if chosen.any():
             _split(costs, variant, hierarchy, tables, priced, owner[best[chosen], 1], at[chosen])
+
+
+def _passes(core: Core, clock_mhz: float) -> float:
+    """Cycles of one operation of the array: bits that enter one after another, or the settling of an analog array."""
+    if core.in_memory:
+        return core.in_memory.passes
+    if core.analog and core.analog.mvm_ns:
+        return max(1.0, core.analog.mvm_ns * clock_mhz / 1e3)
+    return 1.0
 
 
 def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:

@@ -99,6 +99,23 @@ def scatter(costs: CoreCosts, indices: Sequence[int], layers: int) -> CoreCosts:
     )
 
 
+def append(first: CoreCosts, second: CoreCosts) -> CoreCosts:
+    """Costs of the layers of both, in order."""
+
+    def both(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
+        none = (np.zeros_like(first.cycles), np.zeros_like(second.cycles))
+        return {k: np.concatenate([a.get(k, none[0]), b.get(k, none[1])], axis=1) for k in {**a, **b}}
+
+    return CoreCosts(
+        cycles=np.concatenate([first.cycles, second.cycles], axis=1),
+        energy_pj=np.concatenate([first.energy_pj, second.energy_pj], axis=1),
+        parts=both(first.parts, second.parts),
+        utilization=np.concatenate([first.utilization, second.utilization], axis=1),
+        peak_bytes=np.concatenate([first.peak_bytes, second.peak_bytes], axis=1),
+        levels=both(first.levels, second.levels),
+    )
+
+
 def spread(costs: CoreCosts, where: Sequence[int]) -> CoreCosts:
     """Costs of layers of which layer i is the one priced at `where[i]`."""
     rows = np.asarray(where, dtype=np.intp)

@@ -47,7 +47,8 @@ class _Spec(BaseModel):
 
 class _MemorySpec(_Spec):
     name: Name
-    size_bytes: Positive
+    size_bytes: Positive | None = None
+    size_bits: Positive | None = None
     operands: Annotated[list[Literal["I", "W", "O"]], Field(min_length=1)] = ["I", "W", "O"]
     serves: Literal["all"] | list[Name] = "all"
     ports: Literal["1rw", "2rw", "1r1w", "2r2w"] = "1r1w"
@@ -203,6 +204,8 @@ def _check(spec: _AcceleratorSpec, faults: Faults) -> None:
     names = [name for core in spec.cores for name in _core_names(core)]
     for name in sorted({n for n in names if names.count(n) > 1}):
         faults.add("$.cores", f"the name {name} appears twice")
+    if spec.offchip is not None:
+        _check_size(spec.offchip, "$.offchip", faults)
     for i, core in enumerate(spec.cores):
         _check_core(core, f"$.cores[{i}]", spec.offchip, faults)
     groups = [(f"$.links[{i}].between", link.between) for i, link in enumerate(spec.links)]
@@ -237,6 +240,7 @@ def _check_hierarchy(
     used = [(f"{path}.array.systolic", d) for d in array.systolic]
     used += [(f"{path}.array.dataflow", d) for d in array.dataflow]
     for j, memory in enumerate(core.memories):
+        _check_size(memory, f"{path}.memories[{j}]", faults)
         used += [(f"{path}.memories[{j}].serves", d) for d in memory.serves if memory.serves != "all"]
         if memory.granularity_bits and memory.granularity_bits > min(
             memory.read_bits_per_cycle, memory.write_bits_per_cycle
@@ -256,11 +260,16 @@ def _check_hierarchy(
             faults.add(f"{path}.memories", f"no memory holds operand {operand}")
 
 
+def _check_size(memory: _MemorySpec, path: str, faults: Faults) -> None:
+    if (memory.size_bytes is None) == (memory.size_bits is None):
+        faults.add(f"{path}.size_bytes", "give size_bytes or size_bits, one of them")
+
+
 def _memory(spec: _MemorySpec, dimensions: tuple[str, ...], *, off_chip: bool = False) -> Memory:
     operands = tuple(Operand(o) for o in ("I", "W", "O") if o in spec.operands)
     return Memory(
         name=spec.name,
-        size_bits=spec.size_bytes * 8,
+        size_bits=spec.size_bits or 8 * (spec.size_bytes or 0),
         read_pj=float(spec.read_pj),
         write_pj=float(spec.write_pj),
         operands=operands,
