@@ -22,7 +22,10 @@ from offramp.errors import InternalError, UserError, choose
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.workload import Layer, Stage, Workload
 
-OBJECTIVES: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
+Score = tuple[float, float]
+Objective = Callable[[float, float, float], Score]
+
+OBJECTIVES: dict[str, Objective] = {
     "latency": lambda t, e, et: (t, e),
     "energy": lambda t, e, et: (e, t),
     "edp": lambda t, e, et: (t * e, t),
@@ -36,8 +39,6 @@ WORK = 3000
 MIN_WIDTH, MAX_WIDTH = 4, 64
 CROWDED = 0.25
 """An output that takes a larger share of its memory than this is also tried in the outer memory."""
-
-Score = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +98,46 @@ def map_network(
         costs = cost_model.layer_costs(workload.layers, accelerator)
     problem = build_problem(workload, accelerator, costs, rates, pinned or {})
     if execution == "layer-by-layer":
-        return network_cost(problem, _layer_by_layer(problem, objective))
-    return network_cost(problem, _best(problem, objective))
+        return network_cost(problem, _layer_by_layer(problem, OBJECTIVES[objective]))
+    return network_cost(problem, _best(problem, OBJECTIVES[objective]))
 
 
-def _best(problem: Problem, objective: str) -> State:
-    """The best of the beam search and of the plain answers."""
-    plain = [_layer_by_layer(problem, objective), *_plain_answers(problem, objective)]
-    used = [rate > 0 for rate in problem.rates[:-1]]
+def _best(p: Problem, objective: Objective) -> State:
+    """The best of the beam search and of the plain answers.
+
+    A product of time and energy is made small without making either larger than layer by layer, where that is possible.
+    """
+    serial = _layer_by_layer(p, objective)
+    plain = [serial, *_plain_answers(p, objective)]
+    used = [rate > 0 for rate in p.rates[:-1]]
     if not all(used):
-        return _with_idle_exits(problem, objective, used, plain)
-    return min([_search(problem, _free_rules(problem), objective), *plain], key=lambda s: _score(problem, s, objective))
+        return _with_idle_exits(p, objective, used, plain)
+    found = _search(p, _free_rules(p), objective)
+    best = min([*plain, *found], key=lambda s: _score(p, s, objective))
+    if objective in (OBJECTIVES["latency"], OBJECTIVES["energy"]) or _no_dearer(p, best, serial):
+        return best
+    time, energy, _ = accumulated(p, serial)
+    found += _search(p, _free_rules(p), lambda t, e, et: (max(t / time, e / energy), t * e))
+    fair = min([s for s in [*plain, *found] if _no_dearer(p, s, serial)], key=lambda s: _score(p, s, objective))
+    return fair if _score(p, fair, objective) <= min(_score(p, s, objective) for s in plain) else best
 
 
-def _score(problem: Problem, state: State, objective: str) -> Score:
-    return OBJECTIVES[objective](*accumulated(problem, state))
+def _no_dearer(p: Problem, state: State, other: State) -> bool:
+    """True when a schedule takes neither more time nor more energy than another, expected and at worst."""
+    pairs = zip(_prices(p, state), _prices(p, other), strict=True)
+    return all(a <= b * (1 + 1e-9) for a, b in pairs)
+
+
+def _score(problem: Problem, state: State, objective: Objective) -> Score:
+    return objective(*accumulated(problem, state))
 
 
 def _free_rules(p: Problem) -> Rules:
     return Rules(p.cores_of, [None] * len(p.layers), [None] * len(p.rates))
 
 
-def _search(p: Problem, rules: Rules, objective: str, width: int | None = None) -> State:
-    """Beam search in program order under `rules`."""
+def _search(p: Problem, rules: Rules, objective: Objective, width: int | None = None) -> list[State]:
+    """Beam search in program order under `rules`: complete schedules, the best first."""
     width = width or max(MIN_WIDTH, min(MAX_WIDTH, WORK // len(p.layers) ** 2))
     beam = _close_empty_stages(p, [empty_state(p)], rules, -1)
     for layer in range(len(p.layers)):
@@ -129,7 +147,7 @@ def _search(p: Problem, rules: Rules, objective: str, width: int | None = None) 
         if layer in p.last_of_stage:
             grown = _close_empty_stages(p, grown, rules, layer)
         beam = _prune(p, grown, objective, width)
-    return beam[0]
+    return beam
 
 
 def _extend(p: Problem, state: State, layer: int, rules: Rules) -> list[State]:
@@ -167,7 +185,7 @@ def _keep_options(p: Problem, layer: int, core: int, wish: bool | None) -> tuple
     if wish is not None:
         return (wish,)
     crowded = p.output_bytes[layer] > CROWDED * p.memory_bytes[p.memory_of[core]]
-    return (True, False) if crowded else (True,)
+    return (True, False) if crowded or p.must_move[layer][core] else (True,)
 
 
 def _close_empty_stages(p: Problem, states: list[State], rules: Rules, layer: int) -> list[State]:
@@ -199,7 +217,7 @@ def _decision_time(p: Problem, state: State, stage: int) -> float:
     return ends.get(True, ends.get(False, state.latest))
 
 
-def _prune(p: Problem, states: list[State], objective: str, width: int) -> list[State]:
+def _prune(p: Problem, states: list[State], objective: Objective, width: int) -> list[State]:
     """The best `width` states, without those that a better one beats in all with its tensors in the same places."""
     if len(states) == 1:
         return states
@@ -220,24 +238,24 @@ def _prune(p: Problem, states: list[State], objective: str, width: int) -> list[
     return kept
 
 
-def _greedy_cores(p: Problem, objective: str, variant: int) -> list[tuple[int]]:
+def _greedy_cores(p: Problem, objective: Objective, variant: int) -> list[tuple[int]]:
     """For each layer alone the core with the best price in one variant."""
 
     def price(layer: int, core: int) -> Score:
         time, energy = p.cycles[layer][core][variant], p.energy[layer][core][variant]
-        return OBJECTIVES[objective](time, energy, time * energy) if time < inf else (inf, inf)
+        return objective(time, energy, time * energy) if time < inf else (inf, inf)
 
     return [(min(cores, key=lambda c: (price(i, c), c)),) for i, cores in enumerate(p.cores_of)]
 
 
-def _layer_by_layer(p: Problem, objective: str) -> State:
+def _layer_by_layer(p: Problem, objective: Objective) -> State:
     """Each layer on the core that is best for it alone, one after another, everything through the outer memory."""
     layers = len(p.layers)
     rules = Rules(_greedy_cores(p, objective, 0), [False] * layers, [False] * len(p.rates), serial=True)
-    return _search(p, rules, objective, width=1)
+    return _search(p, rules, objective, width=1)[0]
 
 
-def _plain_answers(p: Problem, objective: str) -> list[State]:
+def _plain_answers(p: Problem, objective: Objective) -> list[State]:
     """Everything on one core (layers that it does not run on the core that is best for them), and greedy, on chip."""
     layers = len(p.layers)
     greedy = _greedy_cores(p, objective, 3)
@@ -247,10 +265,10 @@ def _plain_answers(p: Problem, objective: str) -> list[State]:
             choices.append([(core,) if core in cores else greedy[i] for i, cores in enumerate(p.cores_of)])
     waits = [False] * len(p.rates)
     unique = {tuple(c): c for c in choices}.values()
-    return [_search(p, Rules(cores, [True] * layers, waits), objective, width=1) for cores in unique]
+    return [_search(p, Rules(cores, [True] * layers, waits), objective, width=1)[0] for cores in unique]
 
 
-def _with_idle_exits(p: Problem, objective: str, used: Sequence[bool], plain: Sequence[State]) -> State:
+def _with_idle_exits(p: Problem, objective: Objective, used: Sequence[bool], plain: Sequence[State]) -> State:
     """Map the network without the exits that nobody takes, then add their branches to that answer.
 
     A plain answer of the whole network is taken only if it costs no less than the answer without those exits, in time
@@ -267,7 +285,7 @@ def _with_idle_exits(p: Problem, objective: str, used: Sequence[bool], plain: Se
     keep = [
         bool(steps[i].variant & 1) if i in steps and small.uses[steps[i].layer] else None for i in range(len(p.layers))
     ]
-    longer = _search(p, Rules(cores, keep, modes), objective, width=2)
+    longer = _search(p, Rules(cores, keep, modes), objective, width=2)[0]
     fair = [s for s in plain if all(map(le, _prices(small, answer), _prices(p, s)))]
     return min([longer, *fair], key=lambda s: _score(p, s, objective))
 

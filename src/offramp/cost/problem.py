@@ -44,6 +44,7 @@ class Problem:
         memory_of: activation memory of each core (-1: none), of `memory_bytes` and `memory_read` picojoules per byte;
             `routes[memory][core]` lead from one to another.
         outer_cycles, outer_read, outer_write: cycles and picojoules per byte of the outer memory.
+        must_move: [layer][core]: some reader of the layer's output cannot run where the core's memory is.
         rates, reach: share of samples that leave at each exit, and that reach each stage.
     """
 
@@ -74,6 +75,7 @@ class Problem:
     rates: tuple[float, ...]
     reach: tuple[float, ...]
     last_input_reader: int
+    must_move: list[list[bool]]
 
 
 def build_problem(
@@ -97,6 +99,7 @@ def build_problem(
     memory_of = [_memory_index(accelerator, name) for name in accelerator.core_names]
     stage_of = [s for s, stage in enumerate(workload.stages) for _ in (*stage.backbone, *stage.branch)]
     outer = _outer_rates(accelerator)
+    cores_of = _allowed(layers, accelerator, cycles, energy, pinned)
     return Problem(
         workload=workload,
         accelerator=accelerator,
@@ -117,7 +120,8 @@ def build_problem(
         cycles=cycles,
         energy=energy,
         working=costs.peak_bytes.transpose(1, 2, 0).tolist(),
-        cores_of=_allowed(layers, accelerator, cycles, energy, pinned),
+        cores_of=cores_of,
+        must_move=_must_move(inputs, cores_of, memory_of),
         alike=_alike(accelerator, cycles, memory_of),
         memory_of=memory_of,
         memory_bytes=[m.size_bytes for m in accelerator.activation_memories],
@@ -141,6 +145,18 @@ def _uses(inputs: Sequence[tuple[int, ...]]) -> list[int]:
             if source >= 0:
                 counts[source] += 1
     return counts
+
+
+def _must_move(
+    inputs: Sequence[tuple[int, ...]], cores_of: Sequence[tuple[int, ...]], memory_of: Sequence[int]
+) -> list[list[bool]]:
+    table = [[False] * len(memory_of) for _ in inputs]
+    for reader, sources in enumerate(inputs):
+        near = {memory_of[c] for c in cores_of[reader]}
+        for source in sources:
+            if source >= 0:
+                table[source] = [moves or m not in near for moves, m in zip(table[source], memory_of, strict=True)]
+    return table
 
 
 def _memory_index(accelerator: Accelerator, core: str) -> int:
