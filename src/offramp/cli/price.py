@@ -4,7 +4,8 @@ The network is a backbone by name, a bundle, or an ONNX file; only the first nee
 """
 
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -25,6 +26,8 @@ DEFAULT_INPUT = (3, 32, 32), 10
 INPUTS: dict[str, tuple[tuple[int, int, int], int]] = {"dscnn": ((1, 49, 10), 12), "mobilenetv1": ((3, 96, 96), 2)}
 """Input shape and classes of MLPerf Tiny's tasks (github.com/mlcommons/tiny); other backbones are made for CIFAR-10."""
 BACKENDS = ("fast", "zigzag")
+PLAIN_WIDTH = 120
+"""Characters of a table that is not printed to a terminal."""
 
 
 @app.command("price")
@@ -193,47 +196,52 @@ def _draw(cost: "NetworkCost", path: Path) -> None:
         kind, detail = ("transfer", f"for {move.consumer}") if move.consumer else ("spill", "to make room")
         bars.append(Bar(move.link, move.tensor, kind, move.start, move.end, (detail,)))
     marks = [Mark(f"exit {i}", stage.cumulative_cycles) for i, stage in enumerate(cost.stages)]
-    write_gantt(path, f"{cost.name} on {cost.accelerator}", bars, marks if len(marks) > 1 else ())
+    try:
+        write_gantt(path, f"{cost.name} on {cost.accelerator}", bars, marks if len(marks) > 1 else ())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", wanted="a file that can be written", where="--gantt") from error
 
 
 def _print(cost: "NetworkCost", chip: "Accelerator") -> None:
-    console = Console(soft_wrap=False)
-    table = Table(title=f"{cost.name} on {chip.name} at {chip.clock_mhz:g} MHz")
-    for column, justify in (
-        ("layer", "left"),
-        ("op", "left"),
-        ("core", "left"),
-        *((c, "right") for c in _LAYER_COLUMNS),
-    ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for x in cost.layers:
-        parts = " ".join(
-            f"{k} {v / x.energy_pj:.0%}" for k, v in sorted(x.energy_parts.items(), key=lambda p: -p[1])[:3]
-        )
-        table.add_row(
-            x.name, x.op, x.core, f"{x.macs:,}", f"{x.latency_cycles:,.0f}", f"{x.energy_pj / 1e6:.3f}",
-            f"{x.utilization:.1%}", parts if x.energy_pj else "",
-        )  # fmt: skip
-    console.print(table)
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else PLAIN_WIDTH)
+    console.print(_layer_table(cost, f"{cost.name} on {chip.name} at {chip.clock_mhz:g} MHz"))
     if len(cost.stages) > 1:
         console.print(_stage_table(cost))
+    for line in _summary(cost):
+        typer.echo(line)
+
+
+def _layer_table(cost: "NetworkCost", title: str) -> Table:
+    table = Table(title=title)
+    for column in ("layer", "op", "core"):
+        table.add_column(column, no_wrap=True)
+    for column in _LAYER_COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
+    for x in cost.layers:
+        most = max(x.energy_parts, key=lambda part: x.energy_parts[part], default="")
+        share = f"{most} {x.energy_parts[most] / x.energy_pj:.0%}" if most and x.energy_pj else ""
+        figures = (f"{x.macs:,}", f"{x.latency_cycles:,.0f}", f"{x.energy_pj / 1e6:.3f}", f"{x.utilization:.1%}", share)
+        table.add_row(x.name, x.op, x.core, *figures)
+    return table
+
+
+def _summary(cost: "NetworkCost") -> Iterator[str]:
     levels = ", ".join(f"{name} {size:,}" for name, size in sorted(cost.level_bytes.items()))
-    typer.echo(f"peak bytes {cost.peak_bytes:,} of activations; by memory: {levels}")
-    worst = "worst case " if len(cost.stages) > 1 else ""
-    typer.echo(
-        f"{worst}{cost.latency_cycles:,.0f} cycles, {cost.latency_ms:.4g} ms, {cost.energy_pj / 1e6:.4g} uJ, "
-        f"{cost.macs:,} MACs"
-    )
-    if len(cost.stages) > 1:
+    yield f"peak bytes {cost.peak_bytes:,} of activations; by memory: {levels}"
+    early = len(cost.stages) > 1
+    total = f"{cost.latency_cycles:,.0f} cycles, {cost.latency_ms:.4g} ms, {cost.energy_pj / 1e6:.4g} uJ"
+    yield f"{'worst case ' if early else ''}{total}, {cost.macs:,} MACs"
+    if early:
         e = cost.expected()
         rates = ", ".join(f"{r:.3g}" for r in cost.exit_rates)
-        typer.echo(
+        yield (
             f"expected {e.latency_cycles:,.0f} cycles, {cost.milliseconds(e.latency_cycles):.4g} ms, "
             f"{e.energy_pj / 1e6:.4g} uJ, {e.et_joule_cycles:.4g} J*cycles at exit rates {rates}"
         )
 
 
-_LAYER_COLUMNS = ("MACs", "cycles", "uJ", "array use", "most energy in")
+_LAYER_COLUMNS = ("MACs", "cycles", "uJ", "array use", "largest part")
 _STAGE_COLUMNS = ("exit", "then", "backbone cycles", "branch cycles", "cycles so far", "uJ so far", "wasted uJ", "rate")
 
 
