@@ -112,12 +112,12 @@ def _best(p: Problem, objective: Objective) -> State:
     used = [rate > 0 for rate in p.rates[:-1]]
     if not all(used):
         return _with_idle_exits(p, objective, used, plain)
-    found = _search(p, _free_rules(p), objective)
+    found = search(p, _free_rules(p), objective)
     best = min([*plain, *found], key=lambda s: _score(p, s, objective))
     if objective in (OBJECTIVES["latency"], OBJECTIVES["energy"]) or _no_dearer(p, best, serial):
         return best
     time, energy, _ = accumulated(p, serial)
-    found += _search(p, _free_rules(p), lambda t, e, et: (max(t / time, e / energy), t * e))
+    found += search(p, _free_rules(p), lambda t, e, et: (max(t / time, e / energy), t * e))
     fair = min([s for s in [*plain, *found] if _no_dearer(p, s, serial)], key=lambda s: _score(p, s, objective))
     return fair if _score(p, fair, objective) <= min(_score(p, s, objective) for s in plain) else best
 
@@ -136,7 +136,7 @@ def _free_rules(p: Problem) -> Rules:
     return Rules(p.cores_of, [None] * len(p.layers), [None] * len(p.rates))
 
 
-def _search(p: Problem, rules: Rules, objective: Objective, width: int | None = None) -> list[State]:
+def search(p: Problem, rules: Rules, objective: Objective, width: int | None = None) -> list[State]:
     """Beam search in program order under `rules`: complete schedules, the best first."""
     width = width or max(MIN_WIDTH, min(MAX_WIDTH, WORK // len(p.layers) ** 2))
     beam = _close_empty_stages(p, [empty_state(p)], rules, -1)
@@ -252,7 +252,7 @@ def _layer_by_layer(p: Problem, objective: Objective) -> State:
     """Each layer on the core that is best for it alone, one after another, everything through the outer memory."""
     layers = len(p.layers)
     rules = Rules(_greedy_cores(p, objective, 0), [False] * layers, [False] * len(p.rates), serial=True)
-    return _search(p, rules, objective, width=1)[0]
+    return search(p, rules, objective, width=1)[0]
 
 
 def _plain_answers(p: Problem, objective: Objective) -> list[State]:
@@ -265,7 +265,7 @@ def _plain_answers(p: Problem, objective: Objective) -> list[State]:
             choices.append([(core,) if core in cores else greedy[i] for i, cores in enumerate(p.cores_of)])
     waits = [False] * len(p.rates)
     unique = {tuple(c): c for c in choices}.values()
-    return [_search(p, Rules(cores, [True] * layers, waits), objective, width=1)[0] for cores in unique]
+    return [search(p, Rules(cores, [True] * layers, waits), objective, width=1)[0] for cores in unique]
 
 
 def _with_idle_exits(p: Problem, objective: Objective, used: Sequence[bool], plain: Sequence[State]) -> State:
@@ -285,7 +285,7 @@ def _with_idle_exits(p: Problem, objective: Objective, used: Sequence[bool], pla
     keep = [
         bool(steps[i].variant & 1) if i in steps and small.uses[steps[i].layer] else None for i in range(len(p.layers))
     ]
-    longer = _search(p, Rules(cores, keep, modes), objective, width=2)[0]
+    longer = search(p, Rules(cores, keep, modes), objective, width=2)[0]
     fair = [s for s in plain if all(map(le, _prices(small, answer), _prices(p, s)))]
     return min([longer, *fair], key=lambda s: _score(p, s, objective))
 
