@@ -3,7 +3,7 @@
 It only puts the rooms in a row and decides what lies where in a run folder:
 
     journal.sqlite      every trial, append-only; the same call continues it
-    shared.safetensors  the float weights that all candidates start from (channels sorted by importance)
+    shared.safetensors  the float weights that all candidates start from (prefixes of channels are candidates)
     weights/            trials, finished points and the static network, as quantization-aware training left them
     bundle/             the knee of the front; bundles/ holds the other points and the static network
 """
@@ -41,6 +41,7 @@ from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.ir.trial import Status, Trial, check_objectives
 from offramp.learn.resume import EpochRecord
+from offramp.learn.supernet import Sandwich, SandwichLoss
 from offramp.learn.train import OnEpoch, TrainConfig, fit
 from offramp.learn.weights import load_weights, save_weights
 from offramp.nn.backbones import Backbone
@@ -156,22 +157,24 @@ class Designer:
     def _train_float(
         self, phase: str, network: EarlyExitNetwork, path: Path, *, epochs: int, seed: int
     ) -> EarlyExitNetwork:
-        """Train all exits of a float network, or load what an earlier call has trained."""
+        """Train float weights of the whole space or of one network alone; load what an earlier call trained."""
         if path.is_file():
             load_weights(path, network)
             return network.eval()
         checkpoint = path.with_suffix(".checkpoint")
+        late = epochs * (len(self.dataset.train) // TrainConfig().batch) * 2 // 3
+        whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
         fit(
             network,
             self.dataset.train,
             epochs=epochs,
             seed=seed,
             augmentation=self.dataset.augmentation,
+            objective=SandwichLoss(network, whole, seed=seed) if phase == "shared" else None,
             device=self.bed.device,
             on_epoch=self._epochs(phase, epochs),
             checkpoint=checkpoint,
         )
-        sort_channels(network)
         save_weights(path, network, phase=phase, seed=str(seed))
         checkpoint.unlink(missing_ok=True)
         return network
@@ -181,6 +184,7 @@ class Designer:
         """The shared weights: the largest network with every exit of the space, trained jointly in float."""
         exits = [ExitChoice(point, kind) for point, kinds in self.space.exits for kind in kinds]
         network = supernet(self.bed.full, exits, seed=self.config.seed)
+        sort_channels(network)  # matters to a backbone that brings trained weights
         epochs, seed = self.budget.shared_epochs, trial_seed(self.config.seed, 0)
         return self._train_float("shared", network, self.folder / "shared.safetensors", epochs=epochs, seed=seed)
 

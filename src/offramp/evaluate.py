@@ -35,6 +35,7 @@ from offramp.learn.predict import Logits, accuracies, predict
 from offramp.learn.train import OnEpoch, TrainConfig, fit
 from offramp.nn.analog import AnalogSettings
 from offramp.nn.backbones import Backbone
+from offramp.nn.describe import describe
 from offramp.nn.lower import lower
 from offramp.nn.network import EarlyExitNetwork, build, skeleton
 from offramp.nn.quantize import PreparedNetwork, calibrate, prepare
@@ -238,7 +239,9 @@ def judge(
     temperatures = tuple(fit_temperature(row, val.y) for row in logits)
     kept, first = choose_exits(bed, logits, val.y, temperatures, first)
     early = tuple(e for i, e in enumerate(architecture.exits) if i in kept)
-    chosen = replace(architecture, exits=early)
+    chosen = (
+        describe(bed.full).canonical(replace(architecture, exits=early)) if len(kept) < len(logits) else architecture
+    )
     network = network if chosen == architecture else without_dropped(bed, chosen, network)
     scales = tuple(temperatures[i] for i in kept)
     sure, right = evidence(bed.policy, logits[list(kept)], val.y, scales)

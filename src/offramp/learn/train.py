@@ -67,6 +67,9 @@ class History:
 
 OnEpoch = Callable[[EpochRecord], None]
 
+Objective = Callable[[Tensor, Tensor, int], tuple[Tensor, list[Tensor]]]
+"""(inputs, labels, step) -> loss and the logits of the exits; what a step minimises."""
+
 
 def fit(
     network: nn.Module,
@@ -77,6 +80,7 @@ def fit(
     config: TrainConfig | None = None,
     augmentation: Augmentation | None = None,
     teacher: nn.Module | None = None,
+    objective: Objective | None = None,
     device: str | torch.device = "cpu",
     on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
@@ -89,6 +93,7 @@ def fit(
         config: defaults of `TrainConfig` when None.
         augmentation: none when None.
         teacher: its deepest exit is what every exit follows (by `config.loss.distill`).
+        objective: takes the place of the exits' joint loss (`learn.supernet`); it reads the network's parameters.
         on_epoch: called after each epoch.
         checkpoint: file written after each epoch; when it exists already, training continues from it.
 
@@ -98,6 +103,7 @@ def fit(
     """
     config = config or TrainConfig()
     run = _Run(network, train, epochs, seed, config, augmentation or Augmentation(), teacher, torch.device(device))
+    run.objective = objective or run.joint_loss
     identity = {"seed": seed, "epochs": epochs, "config": repr(config)}
     records = load_checkpoint(checkpoint, network, run.optimizer, identity) if checkpoint else []
     for epoch in range(len(records), epochs):
@@ -142,6 +148,7 @@ class _Run:
         self.x, self.y = torch.as_tensor(train.x).to(device), torch.as_tensor(train.y).to(device)
         self.seed, self.config, self.augmentation, self.device = seed, config, augmentation, device
         self.optimizer = make_optimizer(network, config)
+        self.objective: Objective = self.joint_loss
         self.batch = min(config.batch, len(self.y))
         self.per_epoch = len(self.y) // self.batch
         self.steps = epochs * self.per_epoch
@@ -180,14 +187,18 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._precision():
-            logits = self.network(x)
-            loss = self.config.loss(logits, y, self._teach(x))
+            loss, logits = self.objective(x, y, step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
         self.optimizer.step()
         return loss.item(), logits
+
+    def joint_loss(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
+        """All exits together, after the teacher when there is one."""
+        logits = self.network(x)
+        return self.config.loss(logits, y, self._teach(x)), logits
 
     def _teach(self, x: Tensor) -> Tensor | None:
         if self.teacher is None:

@@ -141,6 +141,12 @@ class Space:
         """The full backbone at default bits, with its final exit alone."""
         return self.decode([g.neutral for g in self.genes])
 
+    @property
+    def smallest(self) -> Architecture:
+        """The narrowest and shallowest network with the smallest kernels, at default bits and without early exits."""
+        sized = ("depth", "width", "kernel")
+        return self.decode([0 if g.part in sized else g.neutral for g in self.genes])
+
     def decode(self, vector: Sequence[int] | Vector) -> Architecture:
         """The candidate that a vector means, in canonical form; values are clipped to their gene's range."""
         values = np.clip(np.asarray(vector, dtype=np.int64), 0, self.upper)
