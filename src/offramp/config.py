@@ -17,6 +17,7 @@ class Budget:
         shared_epochs: epochs of the shared weights, all exits together.
         static_epochs: epochs of the static reference in float, alone.
         tune_epochs: epochs of quantization-aware training that every trial gets.
+        tune_samples: most training samples of such an epoch.
         finish_epochs: epochs that the points of the front and the static reference get at the end.
         finish_points: most points of the front that are finished and reported.
     """
@@ -26,6 +27,7 @@ class Budget:
     tune_epochs: int
     finish_epochs: int
     finish_points: int = 8
+    tune_samples: int = 8192
 
     def __post_init__(self) -> None:
         """Refuse negative budgets and float weights that were never trained."""

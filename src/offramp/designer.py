@@ -110,6 +110,7 @@ class Designer:
             accuracy_drop=config.accuracy_drop,
             guarantee=parse_guarantee(config.guarantee) if config.guarantee else None,
             tune_epochs=self.budget.tune_epochs,
+            tune_samples=self.budget.tune_samples,
             tune_config=TrainConfig(learning_rate=1e-3),
             device="cuda" if torch.cuda.is_available() else "cpu",
         )

@@ -59,7 +59,7 @@ class Testbed:
         objective: "energy", "latency" or "edp": what mapping and thresholds minimise.
         accuracy_drop: validation accuracy that thresholds may cost, against the best of the network's own exits.
         guarantee: takes the place of `accuracy_drop` when given.
-        tune_config, tune_epochs: quantization-aware training of every candidate.
+        tune_config, tune_epochs, tune_samples: quantization-aware training of every candidate.
     """
 
     dataset: Dataset
@@ -73,6 +73,7 @@ class Testbed:
     accuracy_drop: float = 0.005
     guarantee: Guarantee | None = None
     tune_epochs: int = 1
+    tune_samples: int = 8192
     tune_config: TrainConfig
     device: str = "cpu"
 
@@ -174,14 +175,20 @@ def prepare_layers(bed: Testbed, architecture: Architecture, plain: EarlyExitNet
 
 
 def tune(
-    bed: Testbed, network: PreparedNetwork, *, epochs: int, seed: int, on_epoch: OnEpoch | None = None
+    bed: Testbed,
+    network: PreparedNetwork,
+    *,
+    epochs: int,
+    seed: int,
+    samples: int | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> PreparedNetwork:
-    """Quantization-aware training in place; read noise is on where a core has it."""
+    """Quantization-aware training in place, on the first `samples`; read noise is on where a core has it."""
     if epochs:
         data = bed.dataset
         fit(
             network,
-            data.train,
+            Split(data.train.x[:samples], data.train.y[:samples]),
             epochs=epochs,
             seed=seed,
             config=bed.tune_config,
@@ -207,7 +214,6 @@ def evaluate(
         shared: weights to start from.
         number: of the trial in its study; -1 for the static reference.
         seed: of everything random in this trial.
-        epochs: of tuning; `bed.tune_epochs` when None.
 
     Raises:
         AccelerationError: a layer that no core takes.
@@ -226,7 +232,7 @@ def evaluate(
         )
         return Evaluated(trial=trial, cost=first)
     network = prepare_candidate(bed, shared, architecture, seed=seed)
-    tune(bed, network, epochs=bed.tune_epochs if epochs is None else epochs, seed=seed)
+    tune(bed, network, epochs=bed.tune_epochs, seed=seed, samples=bed.tune_samples)
     return judge(bed, architecture, network, first, number=number, seed=seed)
 
 
