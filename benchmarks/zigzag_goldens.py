@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from layer_zoo import NETWORKS, held_out, unique_layers, with_bits  # noqa: E402
-
 from offramp.cost.variants import core_of_variant  # noqa: E402
 from offramp.cost.zigzag import run_zigzag, zigzag_version  # noqa: E402
 from offramp.formats.accelerator_yaml import load_accelerator  # noqa: E402

@@ -10,7 +10,14 @@ from offramp.ir.workload import Layer, Op
 
 
 def conv(
-    name: str, source: str, c: int, k: int, size: int | tuple[int, int], f: int | tuple[int, int] = 3, s: int = 1, g: int = 1
+    name: str,
+    source: str,
+    c: int,
+    k: int,
+    size: int | tuple[int, int],
+    f: int | tuple[int, int] = 3,
+    s: int = 1,
+    g: int = 1,
 ) -> Layer:
     """A convolution with `same` padding; `size` is the output's (rows, columns), c and k count all groups."""
     oy, ox = (size, size) if isinstance(size, int) else size
@@ -30,7 +37,9 @@ def add(name: str, a: str, b: str, channels: int, size: int) -> Layer:
     return Layer(name=name, op=Op.ADD, G=channels, K=1, C=1, OY=size, OX=size, IY=size, IX=size, inputs=(a, b))
 
 
-def pool(name: str, source: str, channels: int, size: int, window: int | tuple[int, int], op: Op = Op.AVG_POOL) -> Layer:
+def pool(
+    name: str, source: str, channels: int, size: int, window: int | tuple[int, int], op: Op = Op.AVG_POOL
+) -> Layer:
     fy, fx = (window, window) if isinstance(window, int) else window
     return Layer(
         name=name, op=op, G=channels, K=1, C=1, OY=size, OX=size, FY=fy, FX=fx, IY=size * fy, IX=size * fx,

@@ -1,9 +1,10 @@
 """DIANA's published cycles and powers, and a scalar processor; closed formulas, no search.
 
-Cycles follow ODiMO / PLiNIO (ISLPED 2023) as docs/formulas.md prints them, the setup of a transfer follows MATCH (TCAD
-2025), powers are ODiMO's. To the published terms this file adds what they leave out: weights come from L2 over its port, and
-activations that do not stay in L1 are moved at 64 bit per cycle on both cores (the published digital formula has that
-term, the analog one does not). It knows no tiling: a layer larger than L1 costs more transfers, not more traffic.
+Cycles follow ODiMO / PLiNIO (ISLPED 2023) as docs/formulas.md prints them, the setup of a transfer follows MATCH
+(TCAD 2025), powers are ODiMO's. To the published terms this file adds what they leave out: weights come from L2 over
+its port, and activations that do not stay in L1 are moved at 64 bit per cycle on both cores (the published digital
+formula has that term, the analog one does not). It knows no tiling: a layer larger than L1 costs more transfers, not
+more traffic.
 """
 
 from collections.abc import Iterable, Sequence

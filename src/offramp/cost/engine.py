@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from offramp.cost.analytic import diana_costs, scalar_costs
 from offramp.cost.engine_memory import hierarchy_costs
-from offramp.cost.model import VARIANTS, CoreCosts, LayerCosts, append, infeasible, join, scatter, spread
+from offramp.cost.model import VARIANTS, CoreCosts, LayerCosts, append, infeasible, join, place, scatter, spread
+from offramp.cost.promotion import promoted, take_cheaper
 from offramp.cost.table import table_costs
 from offramp.ir.accelerator import Accelerator, Core, PricingModel
 from offramp.ir.workload import Layer
 
 REMEMBERED = 20_000
-"""Layers per core that are kept before starting afresh."""
+"""Layers that are kept, over all cores, before starting afresh."""
 
 Pricing = Callable[[Sequence[Layer], Core, Accelerator], CoreCosts]
 
@@ -45,6 +46,8 @@ class FastCostModel:
         """Price every layer on every core; equal layers and equal cores are priced once."""
         places: dict[Layer, int] = {}
         where = [places.setdefault(_anonymous_layer(layer), len(places)) for layer in layers]
+        if sum(len(known.places) for known in self._known.values()) > REMEMBERED:
+            self._known.clear()
         done: dict[Core, CoreCosts] = {}
         for core in accelerator.cores:
             key = replace(core, name="")
@@ -58,14 +61,12 @@ class FastCostModel:
             return self._core_costs(layers, core, chip)
         chip_key = (key, chip.offchip, chip.clock_mhz, chip.idle_mw, chip.transfer_setup_cycles)
         known = self._known.setdefault(chip_key, _Known())
-        if len(known.places) > REMEMBERED:
-            known.places, known.costs = {}, None
         new = [layer for layer in layers if layer not in known.places]
         if new:
             fresh = self._core_costs(new, core, chip)
+            start = 0 if known.costs is None else known.costs.cycles.shape[1]
             known.costs = fresh if known.costs is None else append(known.costs, fresh)
-            for layer in new:
-                known.places[layer] = len(known.places)
+            known.places |= {layer: start + i for i, layer in enumerate(new)}
         assert known.costs is not None
         return spread(known.costs, [known.places[layer] for layer in layers])
 
@@ -76,9 +77,22 @@ class FastCostModel:
         chosen = [layers[i] for i in able]
         if core.model is PricingModel.HIERARCHY:
             costs = hierarchy_costs(chosen, core, chip, self.variants)
+            self._promote(costs, chosen, core, chip)
         else:
             costs = _PRICING[core.model](chosen, core, chip)
         return scatter(costs, able, len(layers))
+
+    def _promote(self, costs: CoreCosts, layers: list[Layer], core: Core, chip: Accelerator) -> None:
+        """Let layers of few bits take the price of more bits where that is better."""
+        steps = [(i, up) for i, layer in enumerate(layers) if (up := promoted(layer)) and core.supports(up)]
+        if not steps:
+            return
+        ups = list(dict.fromkeys(up for _, up in steps))
+        above = self._remembered(replace(core, name=""), ups, core, chip)
+        rows = [i for i, _ in steps]
+        own = spread(costs, rows)
+        take_cheaper(own, spread(above, [ups.index(up) for _, up in steps]))
+        place(costs, rows, own)
 
 
 def _anonymous_layer(layer: Layer) -> Layer:

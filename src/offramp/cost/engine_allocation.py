@@ -1,8 +1,9 @@
-"""Which factors of an order each memory keeps: greedy from the array outwards, as LOMA allocates (Symons et al., AICAS 2021).
+"""Which factors of an order each memory keeps: greedy from the array outwards, as LOMA allocates (Symons et al., AICAS
+2021).
 
-A memory takes for each of its operands as many of the next factors as fit; operands that share it divide it so that the
-traffic to the memories above is least. The highest memory of an operand must take all that is left. A cut is the mask of all
-factors kept at or below a level. No bandwidths and no energies here.
+A memory takes for each of its operands as many of the next factors as fit; operands that share it divide it so that
+the traffic to the memories above is least. The highest memory of an operand must take all that is left. A cut is the
+mask of all factors kept at or below a level. No bandwidths and no energies here.
 """
 
 from itertools import product
@@ -43,7 +44,9 @@ class Allocator:
         valid: (orders,) whether everything fits.
     """
 
-    def __init__(self, tables: Tables, hierarchy: Hierarchy, prefix: Bytes, row: NDArray[np.intp], whole: Flags) -> None:
+    def __init__(
+        self, tables: Tables, hierarchy: Hierarchy, prefix: Bytes, row: NDArray[np.intp], whole: Flags
+    ) -> None:
         self.tables, self.hierarchy, self.prefix, self.row = tables, hierarchy, prefix, row
         self.valid: Flags = np.ones(row.size, dtype=bool)
         self.cuts: list[list[Bytes | None]] = [[], [], []]

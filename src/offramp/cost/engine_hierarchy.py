@@ -1,8 +1,8 @@
 """A core's memories as the search reads them: levels per operand, boundaries between levels, ports and who shares them.
 
-A boundary b of an operand lies below its memory level b: boundary 0 between the array and level 0, boundary b between level
-b - 1 and level b. Data cross a boundary through a port of the memory above and, except at boundary 0, one of the memory
-below. No layer and no numbers of a layer here.
+A boundary b of an operand lies below its memory level b: boundary 0 between the array and level 0, boundary b between
+level b - 1 and level b. Data cross a boundary through a port of the memory above and, except at boundary 0, one of
+the memory below. No layer and no numbers of a layer here.
 """
 
 from dataclasses import dataclass

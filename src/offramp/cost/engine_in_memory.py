@@ -1,8 +1,8 @@
 """Energy of an in-memory-compute array: converters, multipliers, bit lines, adder trees, accumulators.
 
-Formulas and the 28 nm coefficients are those of ZigZag-IMC (Sun et al., "ZigZag-IMC", and its imc_array / imc_unit): energy is
-counted in capacitances switched at the supply voltage. Activations enter `bits_per_pass` at a time. Valid for SRAM arrays near
-28 nm; weights have the array's precision whatever the layer's.
+Formulas and the 28 nm coefficients are those of ZigZag-IMC (Sun et al., "ZigZag-IMC", and its imc_array / imc_unit):
+energy is counted in capacitances switched at the supply voltage. Activations enter `bits_per_pass` at a time. Valid
+for SRAM arrays near 28 nm; weights have the array's precision whatever the layer's.
 """
 
 import math
@@ -44,8 +44,10 @@ def array_energy(rows: Rows, core: Core) -> Floats:
     columns, lines = array.dimensions[word][1], array.dimensions[bit][1]
     used_columns, used_lines = rows.given[:, word], np.ceil(rows.given[:, bit])
     activations = rows.sizes.prod(axis=1) / (rows.given[:, word] * rows.given[:, bit])
-    per_activation = _analog(spec, columns, lines, used_columns, used_lines) if spec.analog else _digital(
-        spec, columns, lines, used_columns, used_lines
+    per_activation = (
+        _analog(spec, columns, lines, used_columns, used_lines)
+        if spec.analog
+        else _digital(spec, columns, lines, used_columns, used_lines)
     )
     return per_activation * spec.passes * activations
 

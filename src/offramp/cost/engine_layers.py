@@ -1,7 +1,8 @@
 """Layers and their unrollings as arrays: one row per (layer, unrolling), one column per loop or array dimension.
 
-Unrollings that do not divide a loop are balanced as in ZigZag: the loop takes the fewest steps that the unrolling allows,
-energy sees the fractional width of a step and latency its whole part. No memories here, and no orders of loops.
+Unrollings that do not divide a loop are balanced as in ZigZag: the loop takes the fewest steps that the unrolling
+allows, energy sees the fractional width of a step and latency its whole part. No memories here, and no orders of
+loops.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,11 @@ _WINDOW = {"OX", "FX", "OY", "FY"}
 
 RELEVANT = {
     kind: tuple(
-        _mask(_ALL - {"B" if n == "D" else n for n in IRRELEVANT[kind][op]} - (_WINDOW if op is Operand.I and kind in ("Conv", "Pooling") else set()))
+        _mask(
+            _ALL
+            - {"B" if n == "D" else n for n in IRRELEVANT[kind][op]}
+            - (_WINDOW if op is Operand.I and kind in ("Conv", "Pooling") else set())
+        )
         for op in (Operand.I, Operand.W, Operand.O)
     )
     for kind in KINDS
@@ -38,7 +43,9 @@ RELEVANT = {
 """Per kind and operand: loops that each make new elements (for inputs under a window, those outside it)."""
 
 REUSED = {
-    kind: tuple(_mask({"B" if n == "D" else n for n in IRRELEVANT[kind][op]}) for op in (Operand.I, Operand.W, Operand.O))
+    kind: tuple(
+        _mask({"B" if n == "D" else n for n in IRRELEVANT[kind][op]}) for op in (Operand.I, Operand.W, Operand.O)
+    )
     for kind in KINDS
 }
 """Per kind and operand: loops that reuse elements."""
@@ -91,11 +98,15 @@ def rows_of(forms: Sequence[Form], core: Core) -> Rows:
     pairs = [(i, u) for i, form in enumerate(forms) for u in unrollings(form, core)]
     layer = np.array([i for i, _ in pairs], dtype=np.intp)
     sizes = np.array([_sizes(forms[i]) for i, _ in pairs], dtype=np.float64).reshape(-1, len(LOOPS))
-    wanted = np.array([_factors(u) for _, u in pairs], dtype=np.float64).reshape(-1, len(core.array.dimensions), len(LOOPS))
+    wanted = np.array([_factors(u) for _, u in pairs], dtype=np.float64).reshape(
+        -1, len(core.array.dimensions), len(LOOPS)
+    )
     exact, whole = _balanced(sizes, wanted)
     steps = _steps(sizes, exact)
     orders = [tuple(INDEX[name] for name, _ in forms[i].loops) for i, _ in pairs]
-    factors = tuple(loop_factors(tuple(row), order) for row, order in zip(steps.astype(int).tolist(), orders, strict=True))
+    factors = tuple(
+        loop_factors(tuple(row), order) for row, order in zip(steps.astype(int).tolist(), orders, strict=True)
+    )
     chosen = [forms[i] for i, _ in pairs]
     return Rows(
         layer=layer,

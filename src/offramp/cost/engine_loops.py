@@ -1,8 +1,9 @@
 """In which order loops run: loop factors of a layer's temporal part, their orders, and what prefixes of orders contain.
 
-After LOMA (Symons et al., AICAS 2021): what is left of every loop after unrolling is split into prime factors, the smallest
-two of the loop with most factors are merged until six factors are left, and every order of them is a candidate. A set of
-factors is a bit mask, so that everything an order decides can be looked up by mask. No memory and no cost here.
+After LOMA (Symons et al., AICAS 2021): what is left of every loop after unrolling is split into prime factors, the
+smallest two of the loop with most factors are merged until six factors are left, and every order of them is a
+candidate. A set of factors is a bit mask, so that everything an order decides can be looked up by mask. No memory and
+no cost here.
 """
 
 from functools import lru_cache

@@ -1,7 +1,8 @@
 """Prices a core with a memory hierarchy: every layer, every variant, the best mapping that the search finds.
 
-Rows (layer, unrolling) are grouped by what the search can share: the pattern of loop factors and which memories take a whole
-layer. The result of the best row of each layer is split by memory. Follows the contract of `cost.model` for one core.
+Rows (layer, unrolling) are grouped by what the search can share: the pattern of loop factors and which memories take
+a whole layer. The result of the best row of each layer is split by memory. Follows the contract of `cost.model` for
+one core.
 """
 
 from collections.abc import Iterator, Sequence
@@ -83,7 +84,9 @@ def _copy_variant(costs: CoreCosts, source: int, target: int) -> None:
         array[target] = array[source]
 
 
-def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, rows: Rows, batches: list[Batch], clock_mhz: float) -> None:
+def _fill(
+    costs: CoreCosts, variant: int, hierarchy: Hierarchy, rows: Rows, batches: list[Batch], clock_mhz: float
+) -> None:
     """Search all rows of one variant and keep the best row of every layer."""
     core = hierarchy.core
     assert core.array is not None
@@ -156,9 +159,8 @@ def _split(
     for op, levels in enumerate(h.levels):
         for b, index in enumerate(levels):
             table, mask = tables.boundary(op, b), priced.masks[op][b]
-            for place, energy in ((index, table.energy_upper), (levels[b - 1], table.energy_lower)):
-                if place == levels[b - 1] and b == 0:
-                    continue
+            sides = [(index, table.energy_upper)] + ([(levels[b - 1], table.energy_lower)] if b else [])
+            for place, energy in sides:
                 part = costs.parts.setdefault(names[place], np.zeros(shape))
                 part[variant, at] += np.take_along_axis(energy, mask[:, None], axis=1)[rows, 0]
             if h.core.memories[index].off_chip:

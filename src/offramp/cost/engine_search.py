@@ -1,8 +1,8 @@
 """The search over orders: cuts, stalls, loading and unloading, and the best order of each row.
 
-All orders of a batch of rows lie in one flat axis and look up the tables of `engine_tables`. Orders that no cut tells apart
-are priced once. Latency is ZigZag's: ideal cycles, the worst stall of any port (what a port must move beyond the windows in
-which it may), loading before and unloading after. The least latency wins, of equals the least energy.
+All orders of a batch of rows lie in one flat axis and look up the tables of `engine_tables`. Orders that no cut tells
+apart are priced once. Latency is ZigZag's: ideal cycles, the worst stall of any port (what a port must move beyond
+the windows in which it may), loading before and unloading after. The least latency wins, of equals the least energy.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from offramp.cost.engine_allocation import Allocator
 from offramp.cost.engine_hierarchy import Gate, Hierarchy, Use
 from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_loops import Bytes, orders_of, pattern_of
-from offramp.cost.engine_tables import I, O, Boundary, Masks, Tables, W
+from offramp.cost.engine_tables import Boundary, I, Masks, O, Tables, W
 from offramp.cost.engine_windows import union_of
 
 Flags = NDArray[np.bool_]
@@ -317,7 +317,9 @@ class Search:
         separate, half, shared = ([none[0], none[0]] for _ in range(3))
         for op in (I, W):
             for b in range(1, len(self.moves[op])):
-                (low, low_shared), (high, high_shared) = (waits.get(Use(op, b, up, False), none) for up in (False, True))
+                (low, low_shared), (high, high_shared) = (
+                    waits.get(Use(op, b, up, False), none) for up in (False, True)
+                )
                 longest = np.maximum(low, high)
                 if low_shared and high_shared:
                     shared[op] = shared[op] + longest
@@ -325,7 +327,10 @@ class Search:
                     half[op] = longest
                 else:
                     separate[op] = separate[op] + longest
-        ways = [shared[a] + np.maximum(shared[z] + half[z] + separate[z], half[a] + separate[a]) for a, z in ((I, W), (W, I))]
+        ways = [
+            shared[a] + np.maximum(shared[z] + half[z] + separate[z], half[a] + separate[a])
+            for a, z in ((I, W), (W, I))
+        ]
         offload = none[0]
         for b in range(1, len(self.moves[O])):
             offload = offload + np.maximum(*(waits.get(Use(O, b, up, False), none)[0] for up in (False, True)))
@@ -353,7 +358,9 @@ class Search:
         left = np.maximum(0.0, (gate.bits - rate) / gate.bits * busy)
         if len(uses) == 1:
             return {uses[0]: (waits[0] - np.minimum(spare[0], left), gate.shared)}
-        order = np.argsort(-np.stack([np.where(c, w, -1.0) for c, w in zip(once, waits, strict=True)]), axis=0, kind="stable")
+        order = np.argsort(
+            -np.stack([np.where(c, w, -1.0) for c, w in zip(once, waits, strict=True)]), axis=0, kind="stable"
+        )
         spares = np.take_along_axis(np.stack(spare), order, axis=0)
         cuts = np.empty_like(spares)
         for rank in range(len(uses)):

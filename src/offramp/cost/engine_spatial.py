@@ -1,9 +1,9 @@
 """Which loops run side by side: spatial unrollings of a layer over a core's operational array.
 
-Every array dimension takes one loop (an in-memory array may mix loops on a dimension) with a factor that divides what fits;
-the three unrollings that keep most units busy, and of those the most varied, go on to the temporal search, as in ZigZag
-(Mei et al., IEEE TC 2021, and its spatial mapping generator). A dataflow fixed by the core is taken as it is. This file
-knows sizes and register widths, no costs.
+Every array dimension takes one loop (an in-memory array may mix loops on a dimension) with a factor that divides what
+fits; the three unrollings that keep most units busy, and of those the most varied, go on to the temporal search, as
+in ZigZag (Mei et al., IEEE TC 2021, and its spatial mapping generator). A dataflow fixed by the core is taken as it
+is. This file knows sizes and register widths, no costs.
 """
 
 import math
@@ -93,9 +93,7 @@ def _unrollings(
     return tuple(dict.fromkeys(_within_capacity(u, operator, sizes, bits, core) for u in found))
 
 
-def _limits(
-    operator: str, sizes: dict[str, int], bits: tuple[int, int, int], core: _Bare
-) -> list[dict[str, int]]:
+def _limits(operator: str, sizes: dict[str, int], bits: tuple[int, int, int], core: _Bare) -> list[dict[str, int]]:
     """Largest factor of every loop on every array dimension: layer, array, and width of the innermost memories."""
     limits = [{name: min(size, n) for name, size in sizes.items()} for _, n in core.array.dimensions]
     precision = dict(zip(Operand, bits, strict=True))
@@ -145,7 +143,12 @@ def _mixed(names: list[str], limits: dict[str, int], units: int) -> list[Option]
         found += [o for o in grown if math.prod(f for _, f in o) <= units]
     for option in found:
         by_length.setdefault(len(option), []).append(option)
-    return [o for length in sorted(by_length) if length > 1 for o in sorted(by_length[length], key=lambda o: _place(o, names))]
+    return [
+        o
+        for length in sorted(by_length)
+        if length > 1
+        for o in sorted(by_length[length], key=lambda o: _place(o, names))
+    ]
 
 
 def _place(option: Option, names: list[str]) -> tuple[object, ...]:
@@ -205,7 +208,9 @@ def _within_capacity(
                 continue
             room = memory.size_bits / precision[operand]
             served = [i for i, (d, _) in enumerate(core.array.dimensions) if d in memory.dimensions]
-            places = [(i, n) for i in served for n in current[i] if n not in IRRELEVANT[operator][operand] or sizes[n] == 1]
+            places = [
+                (i, n) for i in served for n in current[i] if n not in IRRELEVANT[operator][operand] or sizes[n] == 1
+            ]
             factors = [current[i][n] for i, n in places]
             while math.prod(factors) > room and max(factors, default=1) > 1:
                 factors[factors.index(max(factors))] -= 1

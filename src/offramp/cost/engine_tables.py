@@ -1,8 +1,8 @@
 """Everything a set of loop factors decides, by bit mask: tiles, periods, traffic, transfer cycles and energies.
 
-Which factors lie below a boundary fixes how much crosses it and how often, whatever their order. So the numbers are made once
-per (layer, unrolling) and set of factors, and the search over orders only looks them up. The traffic model is ZigZag's (Mei
-et al., IEEE TC 2021); docs/formulas.md writes it out.
+Which factors lie below a boundary fixes how much crosses it and how often, whatever their order. So the numbers are
+made once per (layer, unrolling) and set of factors, and the search over orders only looks them up. The traffic model
+is ZigZag's (Mei et al., IEEE TC 2021); docs/formulas.md writes it out.
 """
 
 from dataclasses import dataclass
@@ -130,7 +130,9 @@ class Tables:
         """(rows, masks) elements that one instance of a memory level holds when it has a set of factors below it."""
         key = (op, level, exact)
         if key not in self._tiles:
-            raw = self.held(op, level) if exact else self.elements(op, self.inside(op, level, exact=False), temporal=True)
+            raw = (
+                self.held(op, level) if exact else self.elements(op, self.inside(op, level, exact=False), temporal=True)
+            )
             self._tiles[key] = np.rint(raw)
         return self._tiles[key]
 
@@ -202,7 +204,9 @@ class Tables:
         times = np.floor(self.total / self.cycles)
         raw = tiles[1] * bits / self.cycles
         energy_upper = self._energy(op, b, True, fed[0] * bits, times * self.instances(op, b), partial)
-        energy_lower = self._energy(op, b, False, tiles[0] * bits, times * self.instances(op, b - 1), partial) if b else 0.0
+        energy_lower = (
+            self._energy(op, b, False, tiles[0] * bits, times * self.instances(op, b - 1), partial) if b else 0.0
+        )
         return Boundary(
             bits_upper=fed[1] * bits,
             bits_lower=tiles[1] * bits,
@@ -213,9 +217,7 @@ class Tables:
             energy_lower=energy_lower + np.zeros_like(energy_upper),
         )
 
-    def _energy(
-        self, op: int, b: int, upper: bool, bits: Floats, times: Floats, partial: NDArray[np.bool_]
-    ) -> Floats:
+    def _energy(self, op: int, b: int, upper: bool, bits: Floats, times: Floats, partial: NDArray[np.bool_]) -> Floats:
         sides = self.hierarchy.side
         energy = _accesses(bits, times, sides.get(Use(op, b, upper, False)))
         if op == O:

@@ -1,7 +1,8 @@
 """How much of the time at least one of several periodic windows is open.
 
-A duty of a port may move data in the first `allowed` cycles of each period. Periods of one order nest (each divides the next),
-so the union over the longest period follows from the shorter ones without simulating cycles. Plain arithmetic on arrays.
+A duty of a port may move data in the first `allowed` cycles of each period. Periods of one order nest (each divides
+the next), so the union over the longest period follows from the shorter ones without simulating cycles. Plain
+arithmetic on arrays.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """A layer as the mapping search sees it: named loops, which operand each loop moves, precisions.
 
-The forms are those of ZigZag's ONNX readers (KULeuven-MICAS/zigzag, parser/onnx), so that engine and reference search the
-same space: convolutions over B K G OX OY C FX FY, dense layers over C D K, additions over B G OY OX with their second input
-in the place of W, pooling with weights of zero bits. Partial sums are kept at twice the input's bits.
+The forms are those of ZigZag's ONNX readers (KULeuven-MICAS/zigzag, parser/onnx), so that engine and reference search
+the same space: convolutions over B K G OX OY C FX FY, dense layers over C D K, additions over B G OY OX with their
+second input in the place of W, pooling with weights of zero bits. Partial sums are kept at twice the input's bits.
 """
 
 from dataclasses import dataclass
@@ -70,7 +70,14 @@ def form_of(layer: Layer) -> Form:
         loops4 = (("B", layer.B), ("G", channels), ("OY", layer.OY), ("OX", layer.OX))
         head = ("Add", "O[b][g][oy][ox]=I[b][g][oy][ox]+W[b][g][oy][ox]", loops4)  # type: ignore[assignment]
     elif layer.op in (Op.MAX_POOL, Op.AVG_POOL):
-        loops6 = (("B", layer.B), ("G", channels), ("OY", layer.OY), ("OX", layer.OX), ("FX", layer.FX), ("FY", layer.FY))
+        loops6 = (
+            ("B", layer.B),
+            ("G", channels),
+            ("OY", layer.OY),
+            ("OX", layer.OX),
+            ("FX", layer.FX),
+            ("FY", layer.FY),
+        )
         head = ("Pooling", "O[b][g][oy][ox]+=W[fx][fy]*I[b][g][iy][ix]", loops6)  # type: ignore[assignment]
     else:
         loops8 = (("B", layer.B), ("K", layer.K), ("G", layer.G), ("OX", layer.OX), ("OY", layer.OY))

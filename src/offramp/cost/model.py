@@ -99,6 +99,16 @@ def scatter(costs: CoreCosts, indices: Sequence[int], layers: int) -> CoreCosts:
     )
 
 
+def place(costs: CoreCosts, rows: Sequence[int], new: CoreCosts) -> None:
+    """Write costs of some layers over their rows, in place."""
+    where = np.asarray(rows, dtype=np.intp)
+    costs.cycles[:, where], costs.energy_pj[:, where] = new.cycles, new.energy_pj
+    costs.utilization[:, where], costs.peak_bytes[:, where] = new.utilization, new.peak_bytes
+    for own, others in ((costs.parts, new.parts), (costs.levels, new.levels)):
+        for name, values in others.items():
+            own.setdefault(name, np.zeros_like(costs.cycles))[:, where] = values
+
+
 def append(first: CoreCosts, second: CoreCosts) -> CoreCosts:
     """Costs of the layers of both, in order."""
 

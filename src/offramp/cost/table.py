@@ -1,9 +1,10 @@
 """Measured times as a cost model: a layer in the table costs what was measured, any other is interpolated.
 
-The rule for a layer that is not in the table: among rows of its operator, latency is interpolated linearly in log-log space
-over multiply-accumulates (for additions and pooling: operations); below the first and above the last row it grows in
-proportion. Rows with the layer's own bits are used alone when there are at least two of them. An operator without any row is
-infeasible. Energy is what was measured, or time times the device's power. Activations have one place: all variants are equal.
+The rule for a layer that is not in the table: among rows of its operator, latency is interpolated linearly in log-log
+space over multiply-accumulates (for additions and pooling: operations); below the first and above the last row it
+grows in proportion. Rows with the layer's own bits are used alone when there are at least two of them. An operator
+without any row is infeasible. Energy is what was measured, or time times the device's power. Activations have one
+place: all variants are equal.
 """
 
 from collections.abc import Sequence

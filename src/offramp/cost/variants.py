@@ -1,8 +1,8 @@
 """Where activations rest between layers, expressed as a core's memories: what stays on chip never meets DRAM.
 
-Variant `2 * input_on_chip + output_on_chip` of `cost.model` takes the input and/or the output out of the off-chip memory, so
-that the highest on-chip memory that holds them is the top of their hierarchy. A core without memory behind it gets the
-accelerator's.
+Variant `2 * input_on_chip + output_on_chip` of `cost.model` takes the input and/or the output out of the off-chip
+memory, so that the highest on-chip memory that holds them is the top of their hierarchy. A core without memory behind
+it gets the accelerator's.
 """
 
 from dataclasses import replace

@@ -1,8 +1,9 @@
 """The reference cost model: ZigZag itself behind the same contract, layer by layer, cached on disk.
 
-`zigzag-dse` is an optional extra and is imported only here and only when asked for. It is given the same core, layer and
-bits, searches temporal mappings with LOMA (six loop factors, uneven) for its three best spatial mappings and keeps the one of
-least latency. What is on chip in a variant is taken out of the off-chip memory, as ZigZag's own data-locality stage does.
+`zigzag-dse` is an optional extra and is imported only here and only when asked for. It is given the same core, layer
+and bits, searches temporal mappings with LOMA (six loop factors, uneven) for its three best spatial mappings and
+keeps the one of least latency. What is on chip in a variant is taken out of the off-chip memory, as ZigZag's own
+data-locality stage does.
 """
 
 import hashlib

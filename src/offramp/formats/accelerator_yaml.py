@@ -1,7 +1,8 @@
 """Reads accelerator descriptions: our own YAML, shipped names, and (by shape) ZigZag's, Stream's and measured tables.
 
-Units stand in key names (`size_bytes`, `read_bits_per_cycle`, `read_pj`, `clock_mhz`). Every fault of a file is reported
-at once with its path. This file knows nothing of prices; docs/accelerators.md is the reference of the format.
+Units stand in key names (`size_bytes`, `read_bits_per_cycle`, `read_pj`, `clock_mhz`). Every fault of a file is
+reported at once with its path. This file knows nothing of prices; docs/accelerators.md is the reference of the
+format.
 """
 
 from collections.abc import Iterator

@@ -1,0 +1,336 @@
+"""Readers of accelerators: our format, ZigZag's, Stream's, tables; every fault named, never a traceback."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from offramp.errors import AccelerationError, FormatError
+from offramp.formats.accelerator_yaml import accelerator_from_data, load_accelerator, shipped_accelerators
+from offramp.formats.strict_yaml import parse_yaml
+from offramp.formats.table_yaml import table_row
+from offramp.ir.accelerator import Accelerator, CoreKind, Move, Operand
+from offramp.ir.workload import Layer, Op
+
+GOLDEN = Path(__file__).parent / "golden" / "zigzag"
+
+OWN = """
+name: chip
+clock_mhz: 100
+cores:
+  - name: core
+    kind: digital
+    ops: [conv]
+    array: {dimensions: {D1: 4, D2: 4}, mac_pj: 0.1}
+    memories:
+      - {name: sram, size_bytes: 4096, read_bits_per_cycle: 64, write_bits_per_cycle: 64, read_pj: 1, write_pj: 1}
+      - {name: dram, size_bytes: 100000, ports: 1rw, read_bits_per_cycle: 32, write_bits_per_cycle: 32, read_pj: 9, write_pj: 9, off_chip: true}
+"""
+
+ZIGZAG = """
+name: core
+memories:
+  rf:
+    {size: 16, r_cost: 0.1, w_cost: 0.1, area: 0, latency: 1, operands: [O], served_dimensions: [],
+     ports: [{name: r_port_1, type: read, bandwidth_min: 16, bandwidth_max: 16, allocation: ["O, tl", "O, th"]},
+             {name: w_port_1, type: write, bandwidth_min: 16, bandwidth_max: 16, allocation: ["O, fh", "O, fl"]}]}
+  dram:
+    {size: 10000000, r_cost: 10, w_cost: 10, area: 0, latency: 1, operands: [I1, I2, O], served_dimensions: [D1],
+     ports: [{name: rw_port_1, type: read_write, bandwidth_min: 64, bandwidth_max: 64,
+              allocation: ["I1, fh", "I1, tl", "I2, fh", "I2, tl", "O, fh", "O, tl", "O, fl", "O, th"]}]}
+operational_array: {unit_energy: 0.1, unit_area: 0, dimensions: [D1], sizes: [8]}
+"""
+
+OLD = """
+name: old
+memories:
+  dram:
+    size: 10000000
+    r_bw: 64
+    w_bw: 32
+    r_cost: 10
+    w_cost: 10
+    area: 0
+    r_port: 0
+    w_port: 0
+    rw_port: 1
+    latency: 1
+    min_r_granularity: 16
+    operands: [I1, I2, O]
+    ports:
+      - {fh: rw_port_1, tl: rw_port_1}
+      - {fh: rw_port_1, tl: rw_port_1}
+      - {fh: rw_port_1, tl: rw_port_1, fl: rw_port_1, th: rw_port_1}
+    served_dimensions: [D1, D2]
+multipliers: {input_precision: [8, 8], multiplier_energy: 0.5, multiplier_area: 0, dimensions: [D1, D2], sizes: [3, 3]}
+dataflows:
+  D1: ["FX, 3"]
+"""
+
+TABLE = """
+name: board
+clock_mhz: 80
+active_mw: 30
+measured:
+  - {op: dense, sizes: {K: 10, C: 64}, latency_us: 12.5}
+  - {op: dense, sizes: {K: 10, C: 640}, latency_us: 100}
+"""
+
+
+def load(text: str, where: str = "chip.yaml") -> Accelerator:
+    return accelerator_from_data(parse_yaml(text, where), Path(where))
+
+
+def changed(text: str, *path: str | int, value: Any) -> str:
+    data = yaml.safe_load(text)
+    at = data
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = value
+    return str(yaml.safe_dump(data))
+
+
+def test_shipped_accelerators_load() -> None:
+    names = shipped_accelerators()
+    assert {"diana", "diana-hierarchy", "edge-tpu-quad"} <= set(names)
+    for name in names:
+        assert load_accelerator(name).name == name
+
+
+def test_edge_tpu_quad_is_the_chip_of_the_seed_case() -> None:
+    chip = load_accelerator("edge-tpu-quad")
+    core = chip.core("core0")
+    assert core.array is not None
+    assert core.array.units == 1024
+    assert [m.size_bits // 8 for m in core.memories] == [4, 4, 32 * 1024, 2 * 1024 * 1024, 1_250_000_000]
+    assert sum(1 for link in chip.links if {link.source, link.target} <= {f"core{i}" for i in range(4)}) == 4
+    assert chip.core("core3").memories == core.memories
+
+
+def test_zigzag_and_older_spellings_are_read_as_they_are() -> None:
+    new, old = load(ZIGZAG), load(OLD)
+    assert new.cores[0].memories[1].off_chip
+    assert new.cores[0].memories[0].port(Operand.O, Move.FROM_LOW) is not None
+    array = old.cores[0].array
+    assert array is not None
+    assert array.dataflow == (("D1", (("FX", 3),)),)
+    port = old.cores[0].memories[0].ports[0]
+    assert (port.bits_per_cycle, port.granularity_bits) == (32, 16)
+
+
+def test_in_memory_arrays_of_zigzag(tmp_path: Path) -> None:
+    text = changed(ZIGZAG, "operational_array", value={
+        "is_imc": True, "imc_type": "analog", "input_precision": [8, 8], "bit_serial_precision": 2,
+        "adc_resolution": 8, "dimensions": ["D1", "D2"], "sizes": [32, 32],
+    })  # fmt: skip
+    with pytest.raises(FormatError, match="a memory called cells"):
+        load(text)
+    assert load_accelerator(GOLDEN / "in-memory-analog.yaml").cores[0].kind is CoreKind.IN_MEMORY
+
+
+def test_stream_system_with_pooling_simd_and_off_chip_cores(tmp_path: Path) -> None:
+    (tmp_path / "cores").mkdir()
+    (tmp_path / "core.yaml").write_text(ZIGZAG)
+    (tmp_path / "cores" / "old.yaml").write_text(OLD)
+    system = tmp_path / "system.yaml"
+    system.write_text(
+        "name: two\ncores: [core.yaml, core.yaml, old.yaml, old.yaml, old.yaml]\n"
+        "graph: {type: 2d_mesh, nb_rows: 1, nb_cols: 2, bandwidth: 32, unit_energy_cost: 0,"
+        " pooling_core_id: 2, simd_core_id: 3, offchip_core_id: 4}\n"
+    )
+    chip = load_accelerator(system)
+    assert chip.core_names == ("core0", "core1", "pooling2", "simd3")
+    assert chip.core("pooling2").ops == (Op.MAX_POOL, Op.AVG_POOL)
+    assert chip.core("simd3").ops == (Op.ADD,)
+    assert chip.offchip is not None
+    assert {(link.source, link.target) for link in chip.links} >= {("core0", "core1"), ("core1", "pooling2")}
+    (tmp_path / "core.yaml").unlink()
+    with pytest.raises(FormatError, match=r"\$.cores\[0\]: no file core.yaml"):
+        load_accelerator(system)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("cores", 0, "adc_bits"), 6, r"\$.cores\[0\].adc_bits: unknown key"),
+        (("cores", 0, "memories", 0, "size_kb"), 4, r"memories\[0\].size_kb: unknown key, write size_b"),
+        (("cores", 0, "memories", 0, "size_bytes"), -1, r"\$.cores\[0\].memories\[0\].size_bytes: .*greater than 0"),
+        (("cores", 0, "memories", 0, "read_bits_per_cycle"), 0, r"read_bits_per_cycle: .*greater than 0"),
+        (("cores", 0, "memories", 0, "size_bytes"), "4 KB", r"size_bytes: .*integer.*4 KB"),
+        (("cores", 0, "memories", 0, "read_pj"), float("nan"), r"read_pj: .*finite"),
+        (("cores", 0, "memories", 0, "serves"), ["D7"], r"serves: unknown dimension D7, the array has D1, D2"),
+        (("cores", 0, "array", "dataflow"), {"D1": {"K": 8}}, r"dataflow.D1: unrolls 8 over 4"),
+        (("cores", 0, "ops"), ["convolution"], r"\$.cores\[0\].ops\[0\]"),
+        (("cores", 0, "kind"), "analog", r"\$.cores\[0\].analog: an analog core needs it"),
+        (("links",), [{"between": ["core", "x"], "bits_per_cycle": 8}], r"\$.links\[0\].between: unknown core x"),
+        (("clock_mhz",), 0, r"\$.clock_mhz: .*greater than 0"),
+        (("cores",), [], r"\$.cores: .*at least 1"),
+    ],
+)
+def test_faults_of_our_format_name_their_path(path: tuple[str | int, ...], value: Any, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        load(changed(OWN, *path, value=value))
+
+
+def test_all_faults_at_once() -> None:
+    text = changed(changed(OWN, "clock_mhz", value=-1), "cores", 0, "memories", 0, "size_bytes", value=0)
+    with pytest.raises(FormatError, match=r"2 faults: .*clock_mhz.*size_bytes"):
+        load(text)
+
+
+def test_missing_operand_is_named() -> None:
+    text = changed(changed(OWN, "cores", 0, "memories", 1, "operands", value=["I", "O"]),
+                   "cores", 0, "memories", 0, "operands", value=["I"])  # fmt: skip
+    with pytest.raises(FormatError, match="no memory holds operand W"):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("memories", "dram", "operands"), ["I1", "X"], r"\$.memories.dram.operands\[1\]"),
+        (("memories", "dram", "operands"), ["O"], "no memory holds I, W"),
+        (("memories", "dram", "served_dimensions"), ["D4"], "unknown dimension D4"),
+        (("memories", "rf", "r_cost"), None, r"\$.memories.rf.r_cost: missing"),
+        (("operational_array", "sizes"), [0], "leaves no units"),
+        (("operational_array", "sizes"), [8, 8], "2 sizes for 1 dimensions"),
+        (("dataflows",), {"D1": ["K 8"]}, "is not a loop and a factor"),
+        (("speed",), 1, r"\$.speed: unknown key"),
+    ],
+)
+def test_faults_of_zigzag_files_name_their_path(path: tuple[str, ...], value: Any, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        load(changed(ZIGZAG, *path, value=value))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b", "line 2: duplicate key 'name'"),
+        ("a: [1, 2", "wanted YAML"),
+        ("a: &x 1\nb: *x", "aliases are not read"),
+        ("- 1", "not a mapping"),
+        ("a: !!python/object:os.system x", "could not determine a constructor"),
+        ("[" * 3000, "not YAML"),
+        ("2001-99-99: 1", "not YAML"),
+    ],
+)
+def test_text_that_is_no_description(text: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        load(text)
+
+
+def test_missing_file_and_unknown_name(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="cannot be read"):
+        load_accelerator(tmp_path / "none.yaml")
+    with pytest.raises(AccelerationError, match="unknown accelerator 'tpu', and no such file; wanted one of diana"):
+        load_accelerator("tpu")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FormatError, match=r"not UTF-8|not YAML"):
+        load_accelerator(tmp_path / "bytes.yaml")
+
+
+def test_a_table_of_measured_times() -> None:
+    chip = load(TABLE)
+    assert chip.cores[0].ops == (Op.DENSE,)
+    layer = Layer(name="fc", op=Op.DENSE, K=10, C=64)
+    row = table_row(layer, 12.5)
+    assert row == {"op": "dense", "sizes": {"K": 10, "C": 64}, "weight_bits": 8, "input_bits": 8, "output_bits": 8,
+                   "latency_us": 12.5}  # fmt: skip
+    again = {"name": "board", "clock_mhz": 80.0, "measured": [row]}
+    assert load(str(yaml.safe_dump(again))).cores[0].measured[0] == chip.cores[0].measured[0]
+    with pytest.raises(FormatError, match=r"\$.measured\[2\]: the same layer as \$.measured\[0\]"):
+        load(changed(TABLE, "measured", value=[*yaml.safe_load(TABLE)["measured"], row]))
+    with pytest.raises(FormatError, match=r"\$.measured\[0\].latency_us"):
+        load(changed(TABLE, "measured", 0, "latency_us", value=0))
+
+
+BASES = (OWN, ZIGZAG, OLD, TABLE)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 3), st.integers(), st.floats(), st.text(max_size=8),
+    st.sampled_from(["D1", "I1", "O", "K, 4", "conv", "all", "rw_port_1", 1 << 70, "I1, tl"]),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=6), v, max_size=3), max_leaves=5
+)
+
+
+def paths_of(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    children = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [p for key, child in children for p in [(*at, key), *paths_of(child, (*at, key))]]
+
+
+@st.composite
+def broken_descriptions(draw: st.DrawFn) -> Any:
+    """A good description in which some places were overwritten, dropped or added to."""
+    data = yaml.safe_load(draw(st.sampled_from(BASES)))
+    for _ in range(draw(st.integers(1, 3))):
+        places = paths_of(data)
+        if not places:
+            break
+        path = draw(st.sampled_from(places))
+        at = data
+        for step in path[:-1]:
+            at = at[step]
+        action = draw(st.sampled_from(["set", "drop", "add"]))
+        if action == "set":
+            at[path[-1]] = draw(VALUES)
+        elif action == "drop":
+            del at[path[-1]]
+        elif isinstance(at, dict):
+            at[draw(st.text(max_size=8))] = draw(VALUES)
+        else:
+            at.append(draw(VALUES))
+    return data
+
+
+def never_a_traceback(data: Any) -> None:
+    try:
+        accelerator_from_data(data, Path("fuzz.yaml"))
+    except (FormatError, AccelerationError) as error:
+        assert str(error)
+
+
+FAST = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=4850, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@FAST
+@given(broken_descriptions())
+def test_broken_descriptions_never_end_in_a_traceback(data: Any) -> None:
+    never_a_traceback(data)
+
+
+def text_never_a_traceback(text: str) -> None:
+    try:
+        load(text)
+    except (FormatError, AccelerationError) as error:
+        assert str(error)
+
+
+MUTATED = st.tuples(st.sampled_from(BASES), st.integers(0, 2000), st.text(max_size=5), st.integers(0, 9)).map(
+    lambda t: t[0][: t[1] % len(t[0])] + t[2] + t[0][t[1] % len(t[0]) + t[3] :]
+)
+
+
+@FAST
+@given(st.text(max_size=60) | MUTATED)
+def test_broken_text_never_ends_in_a_traceback(text: str) -> None:
+    text_never_a_traceback(text)
+
+
+@pytest.mark.slow
+@LONG
+@given(broken_descriptions())
+def test_ten_thousand_broken_files_descriptions(data: Any) -> None:
+    never_a_traceback(data)
+
+
+@pytest.mark.slow
+@LONG
+@given(st.text(max_size=60) | MUTATED)
+def test_ten_thousand_broken_files_text(text: str) -> None:
+    text_never_a_traceback(text)
