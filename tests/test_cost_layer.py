@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layer_zoo import add, conv, dense, held_out, mobilenetv2, pool, resnet8, unique_layers, with_bits
+from layer_zoo import add, conv, dense, held_out, mobilenetv2, pool, resnet8, unique_layers
 from offramp.cost.analytic import analog_cycles, digital_cycles
 from offramp.cost.engine import FastCostModel
 from offramp.cost.engine_loops import loop_factors, orders_of, pattern_of, subset_products
@@ -182,7 +182,7 @@ def test_analog_formula_of_diana(k: int, c: int, kernel: int, pixels: int) -> No
 
 def test_diana_bills_weights_by_their_bits_and_transfers_by_their_calls() -> None:
     eight = conv("l", "input", 64, 64, 16)
-    costs = MODEL.layer_costs(with_bits([eight], 8) + [replace(eight, weight_bits=4)], CHIPS["diana"])
+    costs = MODEL.layer_costs([eight, replace(eight, weight_bits=4)], CHIPS["diana"])
     digital = CHIPS["diana"].core_names.index("digital")
     saved = costs.cycles[3, 0, digital] - costs.cycles[3, 1, digital]
     assert saved == pytest.approx(64 * 64 * 9 * 4 / 128)

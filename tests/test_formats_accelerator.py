@@ -27,7 +27,14 @@ cores:
     array: {dimensions: {D1: 4, D2: 4}, mac_pj: 0.1}
     memories:
       - {name: sram, size_bytes: 4096, read_bits_per_cycle: 64, write_bits_per_cycle: 64, read_pj: 1, write_pj: 1}
-      - {name: dram, size_bytes: 100000, ports: 1rw, read_bits_per_cycle: 32, write_bits_per_cycle: 32, read_pj: 9, write_pj: 9, off_chip: true}
+      - name: dram
+        size_bytes: 100000
+        ports: 1rw
+        read_bits_per_cycle: 32
+        write_bits_per_cycle: 32
+        read_pj: 9
+        write_pj: 9
+        off_chip: true
 """
 
 ZIGZAG = """

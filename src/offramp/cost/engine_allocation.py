@@ -40,7 +40,7 @@ class Allocator:
     """Allocates all orders of a batch of rows.
 
     Attributes:
-        cuts: per operand, one (orders,) array of masks per level but the highest; None where every order keeps everything.
+        cuts: per operand, masks (orders,) per level but the highest; None where every order keeps everything.
         valid: (orders,) whether everything fits.
     """
 

@@ -43,9 +43,9 @@ class Hierarchy:
 
     Attributes:
         levels: per operand, indices of its memories from low to high.
-        below: per operand and level, flags over array dimensions that one instance of the level and those under it span.
+        spans: per operand and level, the array dimensions that one instance of it and of those under it serve.
         gates: all ports with their duties.
-        side: (operand, boundary, upper, partial) to (port width, granularity, energy of an access, shared); None without port.
+        side: what each duty meets.
     """
 
     core: Core

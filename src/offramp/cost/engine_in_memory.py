@@ -16,7 +16,7 @@ VDD = 0.9
 """Supply voltage in V at 28 nm (ZigZag-IMC)."""
 
 NAND, XOR, FLIP_FLOP, BIT_LINE = 0.7e-3, 1.05e-3, 2.1e-3, 0.35e-3
-"""Capacitances in pF of a NAND2 gate, an XOR2 gate (1.5 NAND2), a flip-flop (3 NAND2), a cell on a bit line (NAND2 / 2)."""
+"""Capacitances in pF: NAND2 gate, XOR2 gate (1.5 NAND2), flip-flop (3 NAND2), cell on a bit line (NAND2 / 2)."""
 
 ADC_LINEAR, ADC_EXPONENTIAL = 100e-3, 1e-6
 """pF per bit of an ADC and pF per 4^bits (k5 = 100 fF, k6 = 0.001 fF in ZigZag-IMC)."""
@@ -49,7 +49,8 @@ def array_energy(rows: Rows, core: Core) -> Floats:
         if spec.analog
         else _digital(spec, columns, lines, used_columns, used_lines)
     )
-    return per_activation * spec.passes * activations
+    energy: Floats = per_activation * spec.passes * activations
+    return energy
 
 
 def _accumulators(spec: InMemoryArray, extra: float, used_columns: Floats) -> Floats:
@@ -90,7 +91,7 @@ def _digital(spec: InMemoryArray, columns: int, lines: int, used_columns: Floats
 
 
 def _adder_tree(width: int, used: float, inputs: int) -> float:
-    """pJ of one adder tree of `inputs` inputs of which `used` carry data; a subtree with one live input is half active."""
+    """pJ of an adder tree of which `used` of `inputs` carry data; a subtree with one live input is half active."""
     depth = int(math.log2(inputs))
     if used >= inputs:
         return (inputs * (width + 1) - (width + depth + 1)) * ADDER

@@ -140,7 +140,9 @@ def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
             same = np.flatnonzero(place.reshape(-1) == kind)
             for start in range(0, same.size, CHUNK):
                 part = same[start : start + CHUNK]
-                yield Batch(index[part], Tables(rows.take(index[part]), hierarchy, length), whole[part].all(axis=0))
+                yield Batch(
+                    index[part], Tables(rows.take(index[part]), hierarchy, length), np.asarray(whole[part].all(axis=0))
+                )
 
 
 def _split(

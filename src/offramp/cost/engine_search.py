@@ -8,6 +8,7 @@ the windows in which it may), loading before and unloading after. The least late
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from offramp.cost.engine_windows import union_of
 Flags = NDArray[np.bool_]
 
 HASH = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
-"""Odd multipliers that mix masks into one key; a clash of keys cannot happen within a row (see `_distinct`)."""
+"""Odd multipliers that mix masks into one key (see `_distinct`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,8 +184,9 @@ class Search:
     def _distinct(self, valid: Flags) -> NDArray[np.intp]:
         """Indices of orders that differ in a mask that matters, and are valid.
 
-        Masks are mixed to a key per order; of orders of a row with one slot in a table the last written stands for those
-        with the same masks, and every other one is kept as well, so that nothing is lost when slots clash.
+        Row and masks are mixed to a key of 64 bits (two different ones share a key with a chance of 2^-64). Of orders
+        that fall into one slot of a table the last written speaks for those with its key; every other one is kept, so
+        that nothing is lost when slots clash.
         """
         columns = [m for masks in self.masks for m in masks] + list(self.runs.values())
         key = self.row.astype(np.uint64)
@@ -197,8 +199,8 @@ class Search:
         numbers = np.flatnonzero(valid)
         table[slot[numbers]] = numbers
         speaker = table[slot[numbers]]
-        alone = (key[speaker] != key[numbers]) | (speaker == numbers)
-        return numbers[alone]
+        kept: NDArray[np.intp] = numbers[(key[speaker] != key[numbers]) | (speaker == numbers)]
+        return kept
 
     def _keep(self, chosen: NDArray[np.intp]) -> None:
         self.row = self.row[chosen]
@@ -235,12 +237,12 @@ class Search:
         t = self.tables
         mask = self._above(op, level)
         tile = self._lookup(t.tile(op, level, exact=True), mask)
-        if op != O:
-            return tile * t.rows.bits[self.row, op]
-        if level + 1 == len(self.masks[op]):
-            return tile * t.rows.bits[self.row, 2]
-        partial = self._lookup(t.partial(level + 1), mask)
-        return tile * np.where(partial, t.rows.bits[self.row, 3], t.rows.bits[self.row, 2])
+        bits = t.rows.bits[self.row, 2 if op == O else op]
+        if op == O and level + 1 < len(self.masks[op]):
+            unfinished = self._lookup(t.partial(level + 1), mask)
+            bits = np.where(unfinished, t.rows.bits[self.row, 3], bits)
+        held: Floats = tile * bits
+        return held
 
     def _move(self, op: int, b: int, buffered: dict[tuple[int, int], Flags]) -> _Move:
         t, mask = self.tables, self.masks[op][b]
@@ -264,7 +266,7 @@ class Search:
         for moves in self.moves:
             for m in moves:
                 key = ("energy", id(m))
-                total = total + self._once(key, lambda m=m: self._at(m, m.table.energy_upper + m.table.energy_lower))
+                total = total + self._once(key, partial(self._at, m, m.table.energy_upper + m.table.energy_lower))
         return total
 
     def _real(self, use: Use, gate: Gate) -> Floats:
@@ -272,7 +274,7 @@ class Search:
         m = self.moves[use.operand][use.boundary]
         bits = m.table.bits_upper if use.upper else m.table.bits_lower
         key = ("real", use.operand, use.boundary, use.upper, gate.bits)
-        return self._once(key, lambda: self._at(m, np.ceil(bits / gate.bits)))
+        return self._once(key, partial(self._at, m, np.ceil(bits / gate.bits)))
 
     def _once(self, key: tuple[object, ...], make: Callable[[], Floats]) -> Floats:
         """A value that all variants of these orders share."""
@@ -288,7 +290,7 @@ class Search:
         worst = np.zeros(self.row.size)
         for gate in self.hierarchy.gates:
             if gate.uses:
-                worst = np.maximum(worst, self._once(("stall", gate), lambda gate=gate: self._gate_stall(gate)))
+                worst = np.maximum(worst, self._once(("stall", gate), partial(self._gate_stall, gate)))
         return worst
 
     def _gate_stall(self, gate: Gate) -> Floats:
@@ -337,7 +339,7 @@ class Search:
         return np.minimum(*ways), offload
 
     def _gate_waits(self, gate: Gate, busy: Floats) -> dict[Use, tuple[Floats, bool]]:
-        """Loading cycles of each duty; what moves only once is loaded beside the computation as far as the port is idle."""
+        """Loading cycles of each duty; what moves only once is loaded while the port is idle during computation."""
         uses = [u for u in gate.uses if not u.partial]
         if not uses:
             return {}
@@ -352,7 +354,7 @@ class Search:
             real = self._real(use, gate)
             waits.append(real)
             once.append(single)
-            held = self._once(("held", use.operand), lambda op=use.operand: self._held_bits(op, 0))
+            held = self._once(("held", use.operand), partial(self._held_bits, use.operand, 0))
             least = np.ceil(held / gate.bits)
             spare.append(np.where(single, np.maximum(real - least, 0.0), 0.0))
         left = np.maximum(0.0, (gate.bits - rate) / gate.bits * busy)

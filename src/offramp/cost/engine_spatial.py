@@ -22,7 +22,7 @@ INDEX = {name: i for i, name in enumerate(LOOPS)} | {"D": 0}
 KEPT = 3
 """Unrollings that the temporal search tries per layer (ZigZag's default)."""
 
-IRRELEVANT = {
+IRRELEVANT: dict[str, dict[Operand, set[str]]] = {
     "Conv": {Operand.I: {"K"}, Operand.W: {"B", "OX", "OY"}, Operand.O: {"C", "FX", "FY"}},
     "Gemm": {Operand.I: {"K"}, Operand.W: {"B", "D"}, Operand.O: {"C"}},
     "Add": {Operand.I: set(), Operand.W: set(), Operand.O: set()},
@@ -64,7 +64,7 @@ class _Bare:
         self.ports = tuple(self._ports())
 
     def _ports(self) -> Iterator[tuple[Operand, int, tuple[int, ...]]]:
-        """(operand, bits that a port and the memory behind it can serve at once, dimensions) of the innermost memories."""
+        """(operand, bits that port and memory can serve at once, array dimensions) of the innermost memories."""
         for memory in self.inner:
             served = tuple(i for i, (d, _) in enumerate(self.array.dimensions) if d in memory.dimensions)
             for operand in memory.operands:

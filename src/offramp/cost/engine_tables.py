@@ -118,13 +118,13 @@ class Tables:
         fixed = np.where(self.relevant[:, op], spatial, 1.0).prod(axis=1, keepdims=True)
         size = self._base[op] * fixed if temporal else fixed
         if op != I or not self.windowed.any():
-            return size
+            return np.asarray(size)
         one = np.ones_like(fixed)
         parts = self._windows if temporal else [one, one, one, one]
         ox, fx, oy, fy = (p * spatial[:, INDEX[n], None] for p, n in zip(parts, ("OX", "FX", "OY", "FY"), strict=True))
         sx, sy, ix, iy = (self.rows.window[:, i, None] for i in range(4))
         window = span(ox, fx, sx, ix) * span(oy, fy, sy, iy)
-        return np.where(self.windowed[:, None], size * window, size)
+        return np.asarray(np.where(self.windowed[:, None], size * window, size))
 
     def tile(self, op: int, level: int, *, exact: bool) -> Floats:
         """(rows, masks) elements that one instance of a memory level holds when it has a set of factors below it."""
@@ -159,12 +159,13 @@ class Tables:
         """(rows, 1) how many different tiles of the level below the level above a boundary feeds at once."""
         under = self.elements(op, self.inside(op, boundary - 1, exact=exact), temporal=False)
         over = self.elements(op, self.inside(op, boundary, exact=exact), temporal=False)
-        return np.rint(over / under)
+        return np.asarray(np.rint(over / under))
 
     def instances(self, op: int, level: int) -> Floats:
         """(rows, 1) instances of a memory level in use."""
         everything = self.rows.exact.prod(axis=(1, 2))
-        return np.rint(np.round(everything / self.inside(op, level, exact=True).prod(axis=1), 3))[:, None]
+        used: Floats = np.rint(np.round(everything / self.inside(op, level, exact=True).prod(axis=1), 3))
+        return used[:, None]
 
     def partial(self, boundary: int) -> NDArray[np.bool_]:
         """(rows, masks) whether outputs cross a boundary as partial sums when a set of factors is below it."""

@@ -51,4 +51,4 @@ def _closed(length: Floats, period: Floats, allowed: Floats, last: int) -> Float
     rest = length - repeats * p
     shut = _closed(p, period, allowed, last - 1) - _closed(a, period, allowed, last - 1)
     tail = _closed(rest, period, allowed, last - 1) - _closed(np.minimum(rest, a), period, allowed, last - 1)
-    return repeats * shut + tail
+    return np.asarray(repeats * shut + tail)

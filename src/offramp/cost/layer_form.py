@@ -17,8 +17,8 @@ PREFERENCE = {
     4: ("G", "OY", "B", "OX"),
     3: ("K", "D", "C"),
 }
-"""Order in which loops are tried for an array dimension, by number of loops: it only decides between equals, and is the one
-that ZigZag's sets happen to have, so that ties fall alike."""
+"""Order in which loops are tried for an array dimension, by number of loops. It only decides between equals and is the
+one that ZigZag's sets happen to have, so that ties fall alike."""
 
 IN_MEMORY_WORD_LINES, IN_MEMORY_BIT_LINES = ("K",), ("FX", "C", "FY")
 """Loops that an in-memory array unrolls over its word lines and bit lines (ZigZag's default_imc mapping)."""

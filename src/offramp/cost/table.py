@@ -15,10 +15,13 @@ from offramp.cost.model import VARIANTS, CoreCosts
 from offramp.ir.accelerator import Accelerator, Core, MeasuredLayer
 from offramp.ir.workload import MATMUL_OPS, Layer, Op
 
+Signature = tuple[Op, tuple[int, ...], tuple[int, int, int]]
+"""Operator, loop sizes and bits: what a row is found by."""
+
 
 def table_costs(layers: Sequence[Layer], core: Core, chip: Accelerator) -> CoreCosts:
     """Price layers by a table of measured times."""
-    rows = {(r.op, r.sizes, r.bits): r for r in core.measured}
+    rows: dict[Signature, MeasuredLayer] = {(r.op, r.sizes, r.bits): r for r in core.measured}
     priced = [_price(layer, core, rows) for layer in layers]
     shape = (VARIANTS, len(layers))
     cycles = np.broadcast_to([us * chip.clock_mhz for us, _ in priced], shape).copy()
@@ -35,7 +38,7 @@ def table_costs(layers: Sequence[Layer], core: Core, chip: Accelerator) -> CoreC
     )
 
 
-def _signature(layer: Layer) -> tuple[Op, tuple[int, ...], tuple[int, int, int]]:
+def _signature(layer: Layer) -> Signature:
     sizes = (layer.G, layer.B, layer.K, layer.C, layer.OY, layer.OX, layer.FY, layer.FX)
     return layer.op, sizes, (layer.weight_bits, layer.input_bits, layer.output_bits)
 
@@ -48,9 +51,7 @@ def _work(op: Op, sizes: Sequence[int]) -> float:
     return float(g * b * k * oy * ox * fy * fx)
 
 
-def _price(
-    layer: Layer, core: Core, rows: dict[tuple[Op, tuple[int, ...], tuple[int, int, int]], MeasuredLayer]
-) -> tuple[float, float]:
+def _price(layer: Layer, core: Core, rows: dict[Signature, MeasuredLayer]) -> tuple[float, float]:
     """Microseconds and microjoules of one layer."""
     op, sizes, bits = _signature(layer)
     exact = rows.get((op, sizes, bits))
