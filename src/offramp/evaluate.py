@@ -206,7 +206,6 @@ def evaluate(
     *,
     number: int,
     seed: int,
-    epochs: int | None = None,
 ) -> Evaluated:
     """One candidate from its description to its figures.
 
