@@ -69,7 +69,7 @@ def test_same_seed_same_journal_and_other_seed_another(tmp_path: Path, strategy:
     runs = []
     for i, seed in enumerate((1, 1, 2)):
         with Journal.open(tmp_path / f"{i}.sqlite", {"seed": seed}) as journal:
-            runs.append(run_study(fresh(strategy, seed), evaluate, journal, trials=20, seed=seed, batch=4))
+            runs.append(run_study(fresh(strategy, seed), evaluate, journal, trials=14, seed=seed, batch=4))
     assert runs[0] == runs[1] != runs[2]
     assert rows(tmp_path / "0.sqlite") == rows(tmp_path / "1.sqlite")
 

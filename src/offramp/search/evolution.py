@@ -67,13 +67,20 @@ class SameNetwork(DuplicateElimination):  # type: ignore[misc]
     def __init__(self, space: Space, known: Callable[[Architecture], bool]) -> None:
         super().__init__()
         self._space, self._known = space, known
+        self._decoded: dict[bytes, Architecture] = {}
+
+    def _network(self, vector: NDArray[Any]) -> Architecture:
+        key = np.asarray(vector, dtype=np.int64).tobytes()
+        if key not in self._decoded:
+            self._decoded[key] = self._space.decode(vector)
+        return self._decoded[key]
 
     def _do(self, pop: Any, other: Any, is_duplicate: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        taken = {self._space.decode(x).digest for x in other.get("X")} if other is not None else set()
+        taken = {self._network(x) for x in other.get("X")} if other is not None else set()
         for i, x in enumerate(pop.get("X")):
-            candidate = self._space.decode(x)
-            is_duplicate[i] = candidate.digest in taken or self._known(candidate)
-            taken.add(candidate.digest)
+            candidate = self._network(x)
+            is_duplicate[i] = candidate in taken or self._known(candidate)
+            taken.add(candidate)
         return is_duplicate
 
 
@@ -145,8 +152,8 @@ def first_generation(space: Space, size: int, proposals: Proposals, rng: np.rand
 
 
 def population_size(trials: int) -> int:
-    """About six generations of half a population after the first: 24 trials give 8, 200 give 50, at most 64."""
-    return int(np.clip(trials // 4, 8, 64))
+    """A sixth of the trials, so that about ten half generations follow the first; 8 to 40."""
+    return int(np.clip(trials // 6, 8, 40))
 
 
 class Nsga2:

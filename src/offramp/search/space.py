@@ -187,6 +187,8 @@ class Space:
 
     def _limit_exits(self, candidate: Architecture) -> Architecture:
         """Drop exits that sit closest after another one until there are at most `max_exits`."""
+        if len(candidate.exits) <= self.max_exits:
+            return candidate
         macs = {m.index: m.macs for m in self.info.mounting_points}
         exits = list(candidate.exits)
         while len(exits) > self.max_exits:

@@ -65,15 +65,15 @@ class Strategy(Protocol):
 
 
 class Proposals:
-    """Which candidates have been proposed, by digest; shared bookkeeping of the strategies."""
+    """Which candidates have been proposed; bookkeeping that the strategies share."""
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
+        self._seen: set[Architecture] = set()
 
     def new(self, candidate: Architecture) -> bool:
         """True when it has not been proposed."""
-        return candidate.digest not in self._seen
+        return candidate not in self._seen
 
     def add(self, candidate: Architecture) -> None:
         """Note a proposal."""
-        self._seen.add(candidate.digest)
+        self._seen.add(candidate)
