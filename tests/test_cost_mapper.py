@@ -12,7 +12,7 @@ from offramp.cost.mapper import OBJECTIVES, map_network
 from offramp.cost.model import LayerCosts
 from offramp.cost.network import NetworkCost
 from offramp.cost.problem import Problem, build_problem
-from offramp.cost.schedule import State, accumulated, empty_state, leave, place
+from offramp.cost.schedule import Keep, State, accumulated, empty_state, leave, place
 from offramp.errors import AccelerationError, InternalError, UserError
 from offramp.ir.accelerator import Accelerator, ActivationMemory, Core, CoreKind, Link, Memory, Operand, Port
 from offramp.ir.mapping import ExitMode
@@ -114,7 +114,7 @@ def random_costs(workload: Workload, cores: int, seed: int, alike: bool = False)
     )
 
 
-def exhaustive(p: Problem, objective: str, keeps: tuple[bool, ...] = (True, False)) -> tuple[float, float]:
+def exhaustive(p: Problem, objective: str, keeps: tuple[Keep, ...] = (Keep.STAY, Keep.OUTER)) -> tuple[float, float]:
     """The best score of any assignment, retention and exit modes, by trying them all."""
     best = (np.inf, np.inf)
 
@@ -133,7 +133,7 @@ def exhaustive(p: Problem, objective: str, keeps: tuple[bool, ...] = (True, Fals
             best = min(best, OBJECTIVES[objective](*accumulated(p, state)))
             return
         for core in p.cores_of[layer]:
-            for keep in keeps if p.uses[layer] else (False,):
+            for keep in keeps if p.uses[layer] else (Keep.OUTER,):
                 child = place(p, state, layer, core, keep)
                 if child is not None:
                     for closed in close(child, layer):
@@ -274,7 +274,7 @@ def test_within_five_percent_of_exhaustive_search_on_eight_layers(objective: str
         costs = random_costs(workload, 3, seed, alike=seed % 7 == 0)
         rates = rates_for(workload, seed)
         problem = build_problem(workload, accelerator, costs, rates, {})
-        optimum = exhaustive(problem, objective, keeps=(True,))[0]
+        optimum = exhaustive(problem, objective, keeps=(Keep.STAY,))[0]
         assert score_of(workload, accelerator, costs, objective, exit_rates=rates) <= 1.05 * optimum
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from math import inf
 from operator import le
 
+from offramp.cost.fusion import Fusion, find_fusion
 from offramp.cost.model import CostModel, LayerCosts
 from offramp.cost.network import NetworkCost, checked_rates
 from offramp.cost.problem import Problem, build_problem
-from offramp.cost.schedule import State, accumulated, barrier, empty_state, leave, place
+from offramp.cost.schedule import Keep, State, accumulated, barrier, can_stream, empty_state, leave, place
 from offramp.cost.summary import network_cost
 from offramp.errors import InternalError, UserError, choose
 from offramp.ir.accelerator import Accelerator
@@ -49,7 +50,7 @@ class Rules:
     """
 
     cores: Sequence[Sequence[int]]
-    keep: Sequence[bool | None]
+    keep: Sequence[Keep | None]
     modes: Sequence[bool | None]
     serial: bool = False
 
@@ -96,7 +97,8 @@ def map_network(
         if cost_model is None:
             raise InternalError("map_network needs costs or a cost_model")
         costs = cost_model.layer_costs(workload.layers, accelerator)
-    problem = build_problem(workload, accelerator, costs, rates, pinned or {})
+    fusion = find_fusion(workload, accelerator, cost_model) if cost_model and execution == "best" else None
+    problem = build_problem(workload, accelerator, costs, rates, pinned or {}, fusion)
     if execution == "layer-by-layer":
         return network_cost(problem, _layer_by_layer(problem, OBJECTIVES[objective]))
     return network_cost(problem, _best(problem, OBJECTIVES[objective]))
@@ -105,7 +107,8 @@ def map_network(
 def _best(p: Problem, objective: Objective) -> State:
     """The best of the beam search and of the plain answers.
 
-    A product of time and energy is made small without making either larger than layer by layer, where that is possible.
+    A product of time and energy is made small without making either larger than layer by layer, where that is possible
+    and not worse than everything on one core.
     """
     serial = _layer_by_layer(p, objective)
     plain = [serial, *_plain_answers(p, objective)]
@@ -119,7 +122,8 @@ def _best(p: Problem, objective: Objective) -> State:
     time, energy, _ = accumulated(p, serial)
     found += search(p, _free_rules(p), lambda t, e, et: (max(t / time, e / energy), t * e))
     fair = min([s for s in [*plain, *found] if _no_dearer(p, s, serial)], key=lambda s: _score(p, s, objective))
-    return fair if _score(p, fair, objective) <= min(_score(p, s, objective) for s in plain) else best
+    alone = [s for s in plain if len({step.core for step in s.path()}) == 1]
+    return fair if all(_score(p, fair, objective) <= _score(p, s, objective) for s in alone) else best
 
 
 def _no_dearer(p: Problem, state: State, other: State) -> bool:
@@ -153,7 +157,7 @@ def search(p: Problem, rules: Rules, objective: Objective, width: int | None = N
 def _extend(p: Problem, state: State, layer: int, rules: Rules) -> list[State]:
     children = []
     for core in _distinct(p, state, layer, rules.cores[layer]):
-        for keep in _keep_options(p, layer, core, rules.keep[layer]):
+        for keep in _keep_options(p, layer, core, rules):
             child = place(p, state, layer, core, keep)
             if child is not None:
                 if rules.serial:
@@ -164,6 +168,8 @@ def _extend(p: Problem, state: State, layer: int, rules: Rules) -> list[State]:
 
 def _distinct(p: Problem, state: State, layer: int, cores: Sequence[int]) -> Sequence[int]:
     """Of cores that are copies of one another: those that hold an input, and the one of the rest that is free first."""
+    if p.striped and state.steps is not None and any(t >= 0 and state.rest[t].streamed for t in p.inputs[layer]):
+        return (state.steps.step.core,)
     if len(cores) == 1:
         return cores
     held = {state.rest[t].memory for t in p.inputs[layer] if t >= 0}
@@ -179,13 +185,20 @@ def _distinct(p: Problem, state: State, layer: int, cores: Sequence[int]) -> Seq
     return [*chosen, *idle.values()]
 
 
-def _keep_options(p: Problem, layer: int, core: int, wish: bool | None) -> tuple[bool, ...]:
+def _keep_options(p: Problem, layer: int, core: int, rules: Rules) -> tuple[Keep, ...]:
     if not p.uses[layer] or p.memory_of[core] < 0:
-        return (False,)
-    if wish is not None:
+        return (Keep.OUTER,)
+    wish = rules.keep[layer]
+    if wish is not None and (wish is not Keep.STREAM or can_stream(p, layer, core)):
         return (wish,)
+    stream = (Keep.STREAM,) if layer in p.striped and wish is None and _may_stream(p, layer, core, rules) else ()
     crowded = p.output_bytes[layer] > CROWDED * p.memory_bytes[p.memory_of[core]]
-    return (True, False) if crowded or p.must_move[layer][core] else (True,)
+    both = crowded or p.must_move[layer][core]
+    return (Keep.STAY, Keep.OUTER, *stream) if both else (Keep.STAY, *stream)
+
+
+def _may_stream(p: Problem, layer: int, core: int, rules: Rules) -> bool:
+    return can_stream(p, layer, core) and core in rules.cores[p.striped[layer].stripes.next]
 
 
 def _close_empty_stages(p: Problem, states: list[State], rules: Rules, layer: int) -> list[State]:
@@ -251,7 +264,7 @@ def _greedy_cores(p: Problem, objective: Objective, variant: int) -> list[tuple[
 def _layer_by_layer(p: Problem, objective: Objective) -> State:
     """Each layer on the core that is best for it alone, one after another, everything through the outer memory."""
     layers = len(p.layers)
-    rules = Rules(_greedy_cores(p, objective, 0), [False] * layers, [False] * len(p.rates), serial=True)
+    rules = Rules(_greedy_cores(p, objective, 0), [Keep.OUTER] * layers, [False] * len(p.rates), serial=True)
     return search(p, rules, objective, width=1)[0]
 
 
@@ -265,7 +278,7 @@ def _plain_answers(p: Problem, objective: Objective) -> list[State]:
             choices.append([(core,) if core in cores else greedy[i] for i, cores in enumerate(p.cores_of)])
     waits = [False] * len(p.rates)
     unique = {tuple(c): c for c in choices}.values()
-    return [search(p, Rules(cores, [True] * layers, waits), objective, width=1)[0] for cores in unique]
+    return [search(p, Rules(cores, [Keep.STAY] * layers, waits), objective, width=1)[0] for cores in unique]
 
 
 def _with_idle_exits(p: Problem, objective: Objective, used: Sequence[bool], plain: Sequence[State]) -> State:
@@ -282,9 +295,7 @@ def _with_idle_exits(p: Problem, objective: Objective, used: Sequence[bool], pla
     for i, x in zip(real, answer.exits, strict=True):
         modes[i] = x.speculates
     cores = [(steps[i].core,) if i in steps else p.cores_of[i] for i in range(len(p.layers))]
-    keep = [
-        bool(steps[i].variant & 1) if i in steps and small.uses[steps[i].layer] else None for i in range(len(p.layers))
-    ]
+    keep = [steps[i].keep if i in steps and small.uses[steps[i].layer] else None for i in range(len(p.layers))]
     longer = search(p, Rules(cores, keep, modes), objective, width=2)[0]
     fair = [s for s in plain if all(map(le, _prices(small, answer), _prices(p, s)))]
     return min([longer, *fair], key=lambda s: _score(p, s, objective))
@@ -321,4 +332,17 @@ def _without_exits(p: Problem, used: Sequence[bool]) -> tuple[Problem, list[int]
     rates = tuple(r for r, u in zip(p.rates, [*used, True], strict=True) if u)
     names = p.accelerator.core_names
     pinned = {p.layers[i].name: names[p.cores_of[i][0]] for i in kept if len(p.cores_of[i]) == 1}
-    return build_problem(workload, p.accelerator, table, rates, pinned), kept
+    return build_problem(workload, p.accelerator, table, rates, pinned, _kept_fusion(p.fusion, kept)), kept
+
+
+def _kept_fusion(fusion: Fusion | None, kept: Sequence[int]) -> Fusion | None:
+    """Striped layers under their places in a shorter network; layers of one chain stay or go together."""
+    if fusion is None:
+        return None
+    places = {old: new for new, old in enumerate(kept)}
+    moved = {
+        places[i]: replace(stripes, next=places.get(stripes.next, -1))
+        for i, stripes in fusion.layers.items()
+        if i in places
+    }
+    return Fusion(moved, fusion.costs)

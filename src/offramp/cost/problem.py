@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from offramp.cost.fusion import Fusion, Stripes
 from offramp.cost.model import LayerCosts
 from offramp.errors import AccelerationError, choose
 from offramp.ir.accelerator import Accelerator, Core, Memory, Operand
@@ -32,6 +33,16 @@ class Route:
     links: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StripedLayer:
+    """A layer in stripes: its rows in buffers and the prices of all stripes together, [core][variant]."""
+
+    stripes: Stripes
+    cycles: list[list[float]]
+    energy: list[list[float]]
+    working: list[list[float]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Problem:
     """A workload, a chip and the prices of every layer on every core, as tables.
@@ -44,6 +55,7 @@ class Problem:
         memory_of: activation memory of each core (-1: none), of `memory_bytes` and `memory_read` picojoules per byte;
             `routes[memory][core]` lead from one to another.
         outer_cycles, outer_read, outer_write: cycles and picojoules per byte of the outer memory.
+        striped: layers that may run in stripes (`cost.fusion`), by index.
         must_move: [layer][core]: some reader of the layer's output cannot run where the core's memory is.
         rates, reach: share of samples that leave at each exit, and that reach each stage.
     """
@@ -76,6 +88,8 @@ class Problem:
     reach: tuple[float, ...]
     last_input_reader: int
     must_move: list[list[bool]]
+    fusion: Fusion | None
+    striped: "dict[int, StripedLayer]"
 
 
 def build_problem(
@@ -84,6 +98,7 @@ def build_problem(
     costs: LayerCosts,
     rates: tuple[float, ...],
     pinned: Mapping[str, str],
+    fusion: Fusion | None = None,
 ) -> Problem:
     """Turn a workload, a chip and prices into tables.
 
@@ -122,6 +137,8 @@ def build_problem(
         working=costs.peak_bytes.transpose(1, 2, 0).tolist(),
         cores_of=cores_of,
         must_move=_must_move(inputs, cores_of, memory_of),
+        fusion=fusion,
+        striped=_striped(fusion) if fusion is not None else {},
         alike=_alike(accelerator, cycles, memory_of),
         memory_of=memory_of,
         memory_bytes=[m.size_bytes for m in accelerator.activation_memories],
@@ -145,6 +162,18 @@ def _uses(inputs: Sequence[tuple[int, ...]]) -> list[int]:
             if source >= 0:
                 counts[source] += 1
     return counts
+
+
+def _striped(fusion: Fusion) -> dict[int, StripedLayer]:
+    table = {}
+    for layer, stripes in fusion.layers.items():
+        cycles, energy, working = (
+            values[:, stripes.row].T
+            for values in (fusion.costs.cycles, fusion.costs.energy_pj, fusion.costs.peak_bytes)
+        )
+        many = stripes.count
+        table[layer] = StripedLayer(stripes, (cycles * many).tolist(), (energy * many).tolist(), working.tolist())
+    return table
 
 
 def _must_move(

@@ -11,6 +11,7 @@ Rules:
 It searches nothing; prices of layers come in as tables (`cost.problem`).
 """
 
+from enum import IntEnum
 from math import inf
 from typing import NamedTuple
 
@@ -21,17 +22,30 @@ Busy = tuple[tuple[float, float], ...]
 """Reserved time of a shared channel: disjoint intervals in ascending order."""
 
 
+class Keep(IntEnum):
+    """Where an output goes: the outer memory, the core's activation memory, or row by row to the next layer."""
+
+    OUTER = 0
+    STAY = 1
+    STREAM = 2
+
+
 class Rest(NamedTuple):
-    """Where a live tensor rests: its activation memory (-1: none), since when there and in the outer memory."""
+    """Where a live tensor rests: its activation memory (-1: none), since when there and in the outer memory, its bytes.
+
+    `streamed` tensors are there a few rows at a time: the next layer on the same core reads them as they come.
+    """
 
     memory: int
     ready: float
     outer_ready: float
     uses: int
+    size: float
+    streamed: bool
 
 
 class Step(NamedTuple):
-    """One placed layer; `occupied` are the bytes in use in its activation memory while it runs."""
+    """One placed layer; `occupied` are the bytes in use in its activation memory while it runs, `keep` as it came out."""
 
     layer: int
     core: int
@@ -40,6 +54,8 @@ class Step(NamedTuple):
     end: float
     energy: float
     occupied: float
+    keep: Keep
+    striped: bool
     transfers: tuple[TransferCost, ...]
 
 
@@ -134,38 +150,75 @@ def reserve(busy: Busy, start: float, need: float) -> tuple[float, Busy]:
     return now + need, tuple(sorted((*busy, *taken)))
 
 
-def place(p: Problem, before: State, layer: int, core: int, keep: bool) -> State | None:
-    """Place `layer` on `core` after everything in `before`; `keep` asks for its output to stay on the chip.
+class Way(NamedTuple):
+    """How a layer runs on a core: prices and buffers, whole or in stripes; `input_bytes` of all its inputs."""
+
+    cycles: list[float]
+    energy: list[float]
+    working: list[float]
+    input_bytes: float
+    output_bytes: float
+    times: int
+
+
+def place(p: Problem, before: State, layer: int, core: int, keep: Keep) -> State | None:
+    """Place `layer` on `core` after everything in `before`; `keep` says where its output should go.
+
+    An output that does not fit goes to the outer memory.
 
     Returns:
         The new state, or None when the core's prices are infinite for every way that is possible.
     """
     memory = p.memory_of[core]
-    costs = p.cycles[layer][core]
-    size = p.memory_bytes[memory] if memory >= 0 else -1.0
+    size = p.memory_bytes[memory] if memory >= 0 else 0
+    fed = any([t >= 0 and before.rest[t].streamed for t in p.inputs[layer]])
+    way = _way(p, layer, core, fed, keep)
     inputs = (1, 0) if memory >= 0 and _reachable(p, before, layer, core, memory) else (0,)
-    for on_chip, kept in [(i, o) for i in inputs for o in ((1, 0) if keep and memory >= 0 else (0,))]:
-        own = p.input_bytes[layer] * len(p.inputs[layer]) * on_chip + p.output_bytes[layer] * kept
-        if costs[2 * on_chip + kept] < inf and own <= max(size, 0.0):
+    outputs = (1,) if keep is Keep.STREAM else (1, 0) if keep and memory >= 0 else (0,)
+    for on_chip, kept in [(i, o) for i in inputs[: 1 if fed else 2] for o in outputs]:
+        own = way.input_bytes * on_chip + way.output_bytes * kept
+        if way.cycles[2 * on_chip + kept] < inf and own <= size:
             break
     else:
         return None
     s = before.child()
     moves: list[TransferCost] = []
-    need = max(own, min(p.working[layer][core][2 * on_chip + kept], size))
+    variant = 2 * on_chip + kept
+    need = max(own, min(way.working[variant], size))
     occupied = _make_room(p, s, layer, memory, need, on_chip, moves) if memory >= 0 else 0.0
     start = max(_fetch(p, s, layer, core, memory, on_chip, moves), s.core_free[core], s.release)
     if memory >= 0 and s.pending:
         start = _wait_for_room(p, s, memory, occupied, start)
-    variant = 2 * on_chip + kept
-    end = _run(p, s, layer, start, costs[variant], on_chip, kept)
+    end = _run(p, s, layer, way, start, variant)
     if need > own and memory >= 0:
         s.pending = (*s.pending, (memory, end, need - own))
-    energy = p.energy[layer][core][variant] + sum(m.energy_pj for m in moves)
-    _commit(p, s, layer, memory if kept else -1, start, end, energy)
+    energy = way.energy[variant] + sum([m.energy_pj for m in moves])
+    went = keep if kept else Keep.OUTER
+    _commit(p, s, layer, memory if kept else -1, went, way.output_bytes, start, end, energy)
     s.core_free[core] = end
-    s.steps = Trail(Step(layer, core, variant, start, end, energy, occupied, tuple(moves)), s.steps)
+    step = Step(layer, core, variant, start, end, energy, occupied, went, way.times > 1, tuple(moves))
+    s.steps = Trail(step, s.steps)
     return s
+
+
+def _way(p: Problem, layer: int, core: int, fed: bool, keep: Keep) -> Way:
+    if not fed and keep is not Keep.STREAM:
+        read = p.input_bytes[layer] * len(p.inputs[layer])
+        return Way(p.cycles[layer][core], p.energy[layer][core], p.working[layer][core], read, p.output_bytes[layer], 1)
+    own = p.striped[layer]
+    read = own.stripes.input_bytes if fed else p.input_bytes[layer]
+    made = own.stripes.output_bytes if keep is Keep.STREAM else p.output_bytes[layer]
+    return Way(own.cycles[core], own.energy[core], own.working[core], read, made, own.stripes.count)
+
+
+def can_stream(p: Problem, layer: int, core: int) -> bool:
+    """True when the layer may hand its output row by row to the next one on this core, whatever that does then."""
+    own = p.striped.get(layer)
+    if own is None or own.stripes.next < 0 or p.memory_of[core] < 0:
+        return False
+    after = p.striped[own.stripes.next]
+    fits = max(own.stripes.output_bytes, after.stripes.input_bytes) <= p.memory_bytes[p.memory_of[core]]
+    return fits and core in p.cores_of[own.stripes.next] and own.cycles[core][1] < inf and after.cycles[core][2] < inf
 
 
 def _reachable(p: Problem, s: State, layer: int, core: int, memory: int) -> bool:
@@ -184,7 +237,7 @@ def _make_room(
 ) -> float:
     """Bytes in use in an activation memory during the layer, which needs `need` itself; spills the largest others."""
     own = p.inputs[layer] if on_chip else ()
-    others = [(p.output_bytes[t], t) for t, r in s.rest.items() if r.memory == memory and t not in own]
+    others = [(r.size, t) for t, r in s.rest.items() if r.memory == memory and t not in own]
     held = sum(size for size, _ in others)
     others.sort()
     while others and held + need > p.memory_bytes[memory]:
@@ -197,7 +250,7 @@ def _make_room(
 def _spill(p: Problem, s: State, tensor: int, moves: list[TransferCost]) -> None:
     """Move a tensor from its activation memory to the outer memory; the energy is billed at once."""
     rest = s.rest[tensor]
-    size = p.output_bytes[tensor]
+    size = rest.size
     finish = rest.outer_ready
     if finish == inf:
         start = max(rest.ready, s.release)
@@ -266,18 +319,21 @@ def _wait_for_room(p: Problem, s: State, memory: int, occupied: float, start: fl
     return start
 
 
-def _run(p: Problem, s: State, layer: int, start: float, cycles: float, on_chip: int, keep: int) -> float:
+def _run(p: Problem, s: State, layer: int, way: Way, start: float, variant: int) -> float:
     """The end of a layer that shares the outer memory with whatever runs beside it."""
-    outer_bytes = p.weight_bytes[layer]
-    if not on_chip:
-        outer_bytes += p.input_bytes[layer] * len(p.inputs[layer])
-    if not keep:
+    outer_bytes = p.weight_bytes[layer] * way.times
+    if variant < 2:
+        outer_bytes += way.input_bytes
+    if variant % 2 == 0:
         outer_bytes += p.output_bytes[layer]
+    cycles = way.cycles[variant]
     finish, s.outer = reserve(s.outer, start, min(outer_bytes * p.outer_cycles, cycles))
     return max(start + cycles, finish)
 
 
-def _commit(p: Problem, s: State, layer: int, memory: int, start: float, end: float, energy: float) -> None:
+def _commit(
+    p: Problem, s: State, layer: int, memory: int, keep: Keep, size: float, start: float, end: float, energy: float
+) -> None:
     """Write a placed layer into the state: clocks, energy, waste of open decisions, and who still needs what."""
     s.latest = max(s.latest, end)
     s.energy += energy
@@ -292,9 +348,10 @@ def _commit(p: Problem, s: State, layer: int, memory: int, start: float, end: fl
             continue
         del s.rest[source]
         if rest.memory >= 0:
-            s.pending = (*s.pending, (rest.memory, end, p.output_bytes[source]))
+            s.pending = (*s.pending, (rest.memory, end, rest.size))
     if p.uses[layer]:
-        s.rest[layer] = Rest(memory, end, end if memory < 0 else inf, p.uses[layer])
+        outer = end if memory < 0 else inf
+        s.rest[layer] = Rest(memory, end, outer, p.uses[layer], size, keep is Keep.STREAM)
     _forget(p, s, layer)
 
 

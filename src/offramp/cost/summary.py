@@ -1,5 +1,6 @@
 """From a finished schedule to its price list: `NetworkCost` with layers, stages, memory peaks and the mapping."""
 
+from offramp.cost.model import LayerCosts
 from offramp.cost.network import LayerCost, NetworkCost, StageCost
 from offramp.cost.problem import Problem
 from offramp.cost.schedule import State, Step
@@ -34,16 +35,13 @@ def network_cost(p: Problem, state: State) -> NetworkCost:
 
 def _layer_cost(p: Problem, step: Step) -> LayerCost:
     layer = p.layers[step.layer]
-    parts = {
-        name: float(values[step.variant, step.layer, step.core])
-        for name, values in p.costs.parts.items()
-        if values[step.variant, step.layer, step.core]
-    }
+    costs, row, times = _priced_as(p, step)
+    at = (step.variant, row, step.core)
+    parts = {name: float(values[at]) * times for name, values in costs.parts.items() if values[at]}
     for move in step.transfers:
         kind = LINK if move.consumer else SPILL
         parts[kind] = parts.get(kind, 0.0) + move.energy_pj
-    priced = p.cycles[step.layer][step.core][step.variant]
-    use = float(p.costs.utilization[step.variant, step.layer, step.core])
+    priced, use = float(costs.cycles[at]) * times, float(costs.utilization[at])
     return LayerCost(
         name=layer.name,
         op=str(layer.op),
@@ -58,6 +56,14 @@ def _layer_cost(p: Problem, step: Step) -> LayerCost:
         stage=p.stage_of[step.layer],
         branch=p.in_branch[step.layer],
     )
+
+
+def _priced_as(p: Problem, step: Step) -> tuple[LayerCosts, int, int]:
+    """The table, its row, and how many times it counts: a layer in stripes has prices of its own."""
+    if not step.striped or p.fusion is None:
+        return p.costs, step.layer, 1
+    stripes = p.striped[step.layer].stripes
+    return p.fusion.costs, stripes.row, stripes.count
 
 
 def _stage_cost(p: Problem, state: State, steps: list[Step], stage: int) -> StageCost:
@@ -100,9 +106,10 @@ def _level_bytes(p: Problem, steps: list[Step]) -> dict[str, int]:
     names = p.accelerator.core_names
     peaks: dict[str, float] = {}
     for step in steps:
-        for level, values in p.costs.levels.items():
+        costs, row, _ = _priced_as(p, step)
+        for level, values in costs.levels.items():
             key = f"{names[step.core]}.{level}"
-            peaks[key] = max(peaks.get(key, 0.0), float(values[step.variant, step.layer, step.core]))
+            peaks[key] = max(peaks.get(key, 0.0), float(values[step.variant, row, step.core]))
         memory = p.memory_of[step.core]
         if memory >= 0:
             key = p.accelerator.activation_memories[memory].name
