@@ -18,7 +18,6 @@ import torch
 from offramp.config import Budget, StudyConfig, default_budget
 from offramp.cost.engine import FastCostModel
 from offramp.cost.network import NetworkCost
-from offramp.cost.remember import RememberingCostModel
 from offramp.data import Dataset
 from offramp.deploy.bundle import write_bundle
 from offramp.deploy.manifest import OperatingPoint, PartCost, Predicted
@@ -102,7 +101,7 @@ class Designer:
             dataset=dataset,
             full=full,
             accelerator=accelerator,
-            cost_model=RememberingCostModel(FastCostModel()),
+            cost_model=FastCostModel(),
             constraints=parse_constraints(config.constraints),
             objective=next((COST_OF[n] for n in config.objectives if n in COST_OF), "energy"),
             execution=config.execution,
