@@ -106,6 +106,19 @@ def accuracy_p_value(errors: int, samples: int, floor: float) -> float:
     return float(binom.cdf(errors, samples, 1 - floor))
 
 
+def learning_and_testing(
+    samples: int, *, seed: int = 0, learn_share: float = 0.4
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sample indices of the two parts that `guaranteed` uses.
+
+    Whatever else is fitted to the data (which exits are kept, temperatures) may see the first part only: the promise
+    is void when the second part has been looked at before it is tested.
+    """
+    shuffled = np.random.default_rng(seed).permutation(samples)
+    cut = max(1, round(learn_share * samples))
+    return shuffled[:cut], shuffled[cut:]
+
+
 def guaranteed(
     confidences: ArrayLike,
     correct: ArrayLike,
@@ -136,9 +149,7 @@ def guaranteed(
     """
     sure, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct).astype(np.int64)
     prices = np.asarray(costs, dtype=np.float64)
-    shuffled = np.random.default_rng(seed).permutation(sure.shape[1])
-    cut = max(1, round(learn_share * len(shuffled)))
-    learn, test = shuffled[:cut], shuffled[cut:]
+    learn, test = learning_and_testing(sure.shape[1], seed=seed, learn_share=learn_share)
     steps, nothing = np.diff(prices, prepend=0.0), np.zeros_like(prices)
     settings = curve(
         sure[:, learn], right[:, learn], steps, nothing, select=False, policy=policy, points=SETTINGS
