@@ -1,9 +1,9 @@
-"""Depth-first fusion: consecutive layers run in stripes of rows, so that a tensor too large for the chip never leaves it.
+"""Depth-first fusion: consecutive layers run in stripes of rows, so that tensors too large for the chip stay on it.
 
 A chain is a run of layers, each the only reader of the one before, whose tensors do not fit an activation memory. It is
-cut into the fewest stripes (a power of two) for which the rows between two layers fit. Rows that two stripes share stay
-in the buffer, so nothing is computed twice; weights are fetched again for every stripe, because prices of layers promise
-no more. A striped layer is priced by the cost model itself: as the layer with fewer rows, times the stripes.
+cut into the fewest stripes (a power of two) for which the rows between two layers fit. Rows that two stripes share
+stay in the buffer, so nothing is computed twice; weights are fetched again for every stripe, because prices of layers
+promise no more. A striped layer is priced by the cost model itself: as the layer with fewer rows, times the stripes.
 
 Follows the depth-first scheduling of DeFiNES (Mei et al., HPCA 2023), fully cached in the vertical direction.
 """

@@ -7,6 +7,7 @@ between memories and cores, and every tensor gets its consumers. It decides noth
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from offramp.cost.fusion import Fusion, Stripes
 from offramp.cost.model import LayerCosts
@@ -31,6 +32,17 @@ class Route:
     cycles_per_byte: float
     pj_per_byte: float
     links: tuple[int, ...]
+
+
+class Way(NamedTuple):
+    """How a layer runs on a core: prices and buffers, whole or in stripes; `input_bytes` of all its inputs."""
+
+    cycles: list[float]
+    energy: list[float]
+    working: list[float]
+    input_bytes: float
+    output_bytes: float
+    times: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +86,7 @@ class Problem:
     output_bytes: list[float]
     cycles: Costs
     energy: Costs
-    working: Costs
+    ways: list[list[Way]]
     cores_of: list[tuple[int, ...]]
     alike: list[int]
     memory_of: list[int]
@@ -130,11 +142,11 @@ def build_problem(
         inputs=inputs,
         uses=_uses(inputs),
         weight_bytes=[layer.weight_elements * layer.weight_bits / 8 for layer in layers],
-        input_bytes=[layer.input_elements * layer.input_bits / 8 for layer in layers],
-        output_bytes=[layer.output_elements * layer.output_bits / 8 for layer in layers],
+        input_bytes=[_input_bytes(layer) for layer in layers],
+        output_bytes=[_output_bytes(layer) for layer in layers],
         cycles=cycles,
         energy=energy,
-        working=costs.peak_bytes.transpose(1, 2, 0).tolist(),
+        ways=_ways(layers, cycles, energy, costs.peak_bytes.transpose(1, 2, 0).tolist()),
         cores_of=cores_of,
         must_move=_must_move(inputs, cores_of, memory_of),
         fusion=fusion,
@@ -153,6 +165,23 @@ def build_problem(
         reach=tuple(sum(rates[i:]) for i in range(len(rates))),
         last_input_reader=max((i for i, sources in enumerate(inputs) if -1 in sources), default=-1),
     )
+
+
+def _ways(layers: Sequence[Layer], cycles: Costs, energy: Costs, working: Costs) -> list[list[Way]]:
+    table = []
+    for layer, *prices in zip(layers, cycles, energy, working, strict=True):
+        read = _input_bytes(layer) * len(layer.inputs)
+        made = _output_bytes(layer)
+        table.append([Way(t, e, w, read, made, 1) for t, e, w in zip(*prices, strict=True)])
+    return table
+
+
+def _input_bytes(layer: Layer) -> float:
+    return layer.input_elements * layer.input_bits / 8
+
+
+def _output_bytes(layer: Layer) -> float:
+    return layer.output_elements * layer.output_bits / 8
 
 
 def _uses(inputs: Sequence[tuple[int, ...]]) -> list[int]:

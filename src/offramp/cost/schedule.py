@@ -15,8 +15,8 @@ from enum import IntEnum
 from math import inf
 from typing import NamedTuple
 
-from offramp.cost.network import PICOJOULES_PER_JOULE, TransferCost
-from offramp.cost.problem import Problem
+from offramp.cost.network import PICOJOULES_PER_JOULE
+from offramp.cost.problem import Problem, Way
 
 Busy = tuple[tuple[float, float], ...]
 """Reserved time of a shared channel: disjoint intervals in ascending order."""
@@ -44,8 +44,19 @@ class Rest(NamedTuple):
     streamed: bool
 
 
+class Move(NamedTuple):
+    """A tensor on its way from an activation memory to the core that reads it next, or out to make room (-1)."""
+
+    tensor: int
+    memory: int
+    core: int
+    start: float
+    end: float
+    energy: float
+
+
 class Step(NamedTuple):
-    """One placed layer; `occupied` are the bytes in use in its activation memory while it runs, `keep` as it came out."""
+    """One placed layer; `occupied` are the bytes in use in its activation memory meanwhile, `keep` as it came out."""
 
     layer: int
     core: int
@@ -56,7 +67,7 @@ class Step(NamedTuple):
     occupied: float
     keep: Keep
     striped: bool
-    transfers: tuple[TransferCost, ...]
+    moves: tuple[Move, ...]
 
 
 class Trail(NamedTuple):
@@ -150,17 +161,6 @@ def reserve(busy: Busy, start: float, need: float) -> tuple[float, Busy]:
     return now + need, tuple(sorted((*busy, *taken)))
 
 
-class Way(NamedTuple):
-    """How a layer runs on a core: prices and buffers, whole or in stripes; `input_bytes` of all its inputs."""
-
-    cycles: list[float]
-    energy: list[float]
-    working: list[float]
-    input_bytes: float
-    output_bytes: float
-    times: int
-
-
 def place(p: Problem, before: State, layer: int, core: int, keep: Keep) -> State | None:
     """Place `layer` on `core` after everything in `before`; `keep` says where its output should go.
 
@@ -171,7 +171,7 @@ def place(p: Problem, before: State, layer: int, core: int, keep: Keep) -> State
     """
     memory = p.memory_of[core]
     size = p.memory_bytes[memory] if memory >= 0 else 0
-    fed = any([t >= 0 and before.rest[t].streamed for t in p.inputs[layer]])
+    fed = bool(p.striped) and any(t >= 0 and before.rest[t].streamed for t in p.inputs[layer])
     way = _way(p, layer, core, fed, keep)
     inputs = (1, 0) if memory >= 0 and _reachable(p, before, layer, core, memory) else (0,)
     outputs = (1,) if keep is Keep.STREAM else (1, 0) if keep and memory >= 0 else (0,)
@@ -182,7 +182,7 @@ def place(p: Problem, before: State, layer: int, core: int, keep: Keep) -> State
     else:
         return None
     s = before.child()
-    moves: list[TransferCost] = []
+    moves: list[Move] = []
     variant = 2 * on_chip + kept
     need = max(own, min(way.working[variant], size))
     occupied = _make_room(p, s, layer, memory, need, on_chip, moves) if memory >= 0 else 0.0
@@ -192,7 +192,7 @@ def place(p: Problem, before: State, layer: int, core: int, keep: Keep) -> State
     end = _run(p, s, layer, way, start, variant)
     if need > own and memory >= 0:
         s.pending = (*s.pending, (memory, end, need - own))
-    energy = way.energy[variant] + sum([m.energy_pj for m in moves])
+    energy = way.energy[variant] + sum([m.energy for m in moves])
     went = keep if kept else Keep.OUTER
     _commit(p, s, layer, memory if kept else -1, went, way.output_bytes, start, end, energy)
     s.core_free[core] = end
@@ -203,8 +203,7 @@ def place(p: Problem, before: State, layer: int, core: int, keep: Keep) -> State
 
 def _way(p: Problem, layer: int, core: int, fed: bool, keep: Keep) -> Way:
     if not fed and keep is not Keep.STREAM:
-        read = p.input_bytes[layer] * len(p.inputs[layer])
-        return Way(p.cycles[layer][core], p.energy[layer][core], p.working[layer][core], read, p.output_bytes[layer], 1)
+        return p.ways[layer][core]
     own = p.striped[layer]
     read = own.stripes.input_bytes if fed else p.input_bytes[layer]
     made = own.stripes.output_bytes if keep is Keep.STREAM else p.output_bytes[layer]
@@ -232,9 +231,7 @@ def _reachable(p: Problem, s: State, layer: int, core: int, memory: int) -> bool
     return True
 
 
-def _make_room(
-    p: Problem, s: State, layer: int, memory: int, need: float, on_chip: int, moves: list[TransferCost]
-) -> float:
+def _make_room(p: Problem, s: State, layer: int, memory: int, need: float, on_chip: int, moves: list[Move]) -> float:
     """Bytes in use in an activation memory during the layer, which needs `need` itself; spills the largest others."""
     own = p.inputs[layer] if on_chip else ()
     others = [(r.size, t) for t, r in s.rest.items() if r.memory == memory and t not in own]
@@ -247,7 +244,7 @@ def _make_room(
     return held + need
 
 
-def _spill(p: Problem, s: State, tensor: int, moves: list[TransferCost]) -> None:
+def _spill(p: Problem, s: State, tensor: int, moves: list[Move]) -> None:
     """Move a tensor from its activation memory to the outer memory; the energy is billed at once."""
     rest = s.rest[tensor]
     size = rest.size
@@ -255,20 +252,13 @@ def _spill(p: Problem, s: State, tensor: int, moves: list[TransferCost]) -> None
     if finish == inf:
         start = max(rest.ready, s.release)
         finish, s.outer = reserve(s.outer, start, size * p.outer_cycles)
-        move = TransferCost(
-            tensor=p.layers[tensor].name,
-            consumer="",
-            link="outer memory",
-            start=start,
-            end=finish,
-            energy_pj=size * (p.outer_write + p.memory_read[rest.memory]),
-        )
-        moves.append(move)
+        energy = size * (p.outer_write + p.memory_read[rest.memory])
+        moves.append(Move(tensor, rest.memory, -1, start, finish, energy))
     s.pending = (*s.pending, (rest.memory, finish, size))
     s.rest[tensor] = rest._replace(memory=-1, outer_ready=finish)
 
 
-def _fetch(p: Problem, s: State, layer: int, core: int, memory: int, on_chip: int, moves: list[TransferCost]) -> float:
+def _fetch(p: Problem, s: State, layer: int, core: int, memory: int, on_chip: int, moves: list[Move]) -> float:
     """Bring the inputs to where the layer reads them; the time at which all are there."""
     ready = 0.0
     for source in p.inputs[layer]:
@@ -282,11 +272,11 @@ def _fetch(p: Problem, s: State, layer: int, core: int, memory: int, on_chip: in
         elif rest.memory == memory:
             ready = max(ready, rest.ready)
         else:
-            ready = max(ready, _travel(p, s, source, layer, core, moves))
+            ready = max(ready, _travel(p, s, source, core, moves))
     return ready
 
 
-def _travel(p: Problem, s: State, source: int, layer: int, core: int, moves: list[TransferCost]) -> float:
+def _travel(p: Problem, s: State, source: int, core: int, moves: list[Move]) -> float:
     """Send a tensor over links to the core that reads it; the arrival."""
     rest = s.rest[source]
     route = p.routes[rest.memory][core]
@@ -295,15 +285,7 @@ def _travel(p: Problem, s: State, source: int, layer: int, core: int, moves: lis
     start = max(rest.ready, s.release, *(s.link_busy.get(i, 0.0) for i in route.links))
     end = start + size * route.cycles_per_byte
     s.link_busy = {**s.link_busy, **dict.fromkeys(route.links, end)}
-    move = TransferCost(
-        tensor=p.layers[source].name,
-        consumer=p.layers[layer].name,
-        link=f"{p.accelerator.activation_memories[rest.memory].name} to {p.accelerator.core_names[core]}",
-        start=start,
-        end=end,
-        energy_pj=size * route.pj_per_byte,
-    )
-    moves.append(move)
+    moves.append(Move(source, rest.memory, core, start, end, size * route.pj_per_byte))
     return end
 
 
@@ -359,7 +341,7 @@ def _forget(p: Problem, s: State, layer: int) -> None:
     """Drop reservations that end before anything to come can start (it reads what rests now, directly or not)."""
     if layer < p.last_input_reader or not s.rest:
         return
-    bound = min([min(r.ready, r.outer_ready) for r in s.rest.values()])
+    bound = min([r.ready for r in s.rest.values()])  # nowhere earlier than where it was made
     if s.pending:
         s.pending = tuple([item for item in s.pending if item[1] > bound])
     if s.outer and s.outer[0][1] <= bound:

@@ -1,9 +1,9 @@
 """From a finished schedule to its price list: `NetworkCost` with layers, stages, memory peaks and the mapping."""
 
 from offramp.cost.model import LayerCosts
-from offramp.cost.network import LayerCost, NetworkCost, StageCost
+from offramp.cost.network import LayerCost, NetworkCost, StageCost, TransferCost
 from offramp.cost.problem import Problem
-from offramp.cost.schedule import State, Step
+from offramp.cost.schedule import Move, State, Step
 from offramp.ir.mapping import Assignment, ExitMode, Mapping
 
 LINK, SPILL = "link", "spill"
@@ -29,7 +29,20 @@ def network_cost(p: Problem, state: State) -> NetworkCost:
         peak_bytes=_peak_bytes(p),
         level_bytes=_level_bytes(p, steps),
         exit_rates=p.rates,
-        transfers=tuple(move for step in steps for move in step.transfers),
+        transfers=tuple(_transfer(p, step, move) for step in steps for move in step.moves),
+    )
+
+
+def _transfer(p: Problem, step: Step, move: Move) -> TransferCost:
+    spilled = move.core < 0
+    memory = p.accelerator.activation_memories[move.memory].name
+    return TransferCost(
+        tensor=p.layers[move.tensor].name,
+        consumer="" if spilled else p.layers[step.layer].name,
+        link="outer memory" if spilled else f"{memory} to {p.accelerator.core_names[move.core]}",
+        start=move.start,
+        end=move.end,
+        energy_pj=move.energy,
     )
 
 
@@ -38,9 +51,9 @@ def _layer_cost(p: Problem, step: Step) -> LayerCost:
     costs, row, times = _priced_as(p, step)
     at = (step.variant, row, step.core)
     parts = {name: float(values[at]) * times for name, values in costs.parts.items() if values[at]}
-    for move in step.transfers:
-        kind = LINK if move.consumer else SPILL
-        parts[kind] = parts.get(kind, 0.0) + move.energy_pj
+    for move in step.moves:
+        kind = SPILL if move.core < 0 else LINK
+        parts[kind] = parts.get(kind, 0.0) + move.energy
     priced, use = float(costs.cycles[at]) * times, float(costs.utilization[at])
     return LayerCost(
         name=layer.name,
