@@ -164,3 +164,15 @@ def test_a_student_that_equals_the_deepest_exit_has_no_distillation_loss() -> No
     loss = ExitLoss(distill=1.0, weights=(1.0, 0.0))
     assert float(loss([z, z], y)) == pytest.approx(0.0, abs=1e-6)
     assert float(loss([z + torch.tensor([1.0, 0, 0]), z], y)) > 0.01
+
+
+def test_batch_norms_end_with_the_statistics_of_plain_samples(digits: Dataset) -> None:
+    """The first norm's mean is that of what reaches it from training samples that nothing has changed."""
+    net, train = network(), few(digits, 256)
+    fit(net, train, epochs=1, seed=0, augmentation=Augmentation(shift=(4, 4)))
+    seen: list[torch.Tensor] = []
+    norm = next(m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    predict(net, train.x)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, torch.cat(seen).mean((0, 2, 3)), rtol=1e-3, atol=1e-4)

@@ -21,7 +21,10 @@ from offramp.errors import TrainingError, UserError
 from offramp.learn.augment import augment
 from offramp.learn.loss import ExitLoss
 from offramp.learn.resume import EpochRecord, load_checkpoint, save_checkpoint
+from offramp.nn.fold import collecting_norms
 from offramp.nn.quantize import PreparedNetwork
+
+_NORM_SAMPLES, _NORM_BATCH = 4096, 256
 
 
 class Optimizer(StrEnum):
@@ -87,6 +90,9 @@ def fit(
 ) -> History:
     """Train all exits of a network in place; it is left in evaluation mode on `device`.
 
+    At the end the batch norms measure their statistics anew on training samples as they are, not augmented: what they
+    averaged while weights moved is stale (Wu & Johnson, arXiv 2105.07576, section 3).
+
     Args:
         network: an early-exit network whose `forward` gives the logits of every exit; float or prepared.
         train: samples and labels.
@@ -112,6 +118,7 @@ def fit(
             save_checkpoint(checkpoint, network, run.optimizer, identity, records)
         if on_epoch:
             on_epoch(records[-1])
+    run.settle_norms()
     network.eval()
     return History(tuple(records))
 
@@ -194,6 +201,18 @@ class _Run:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
         self.optimizer.step()
         return loss.item(), logits
+
+    @torch.no_grad()
+    def settle_norms(self) -> None:
+        if not any(isinstance(m, nn.BatchNorm2d) for m in self.network.modules()):
+            return
+        if isinstance(self.network, PreparedNetwork):
+            self.network.noise.seed(seed_of(self.seed, self.steps, 5))
+        source = torch.Generator().manual_seed(seed_of(self.seed, self.steps, 6))
+        chosen = torch.randperm(len(self.y), generator=source)[:_NORM_SAMPLES].to(self.device)
+        with collecting_norms(self.network):
+            for part in torch.chunk(chosen, -(-len(chosen) // _NORM_BATCH)):
+                self.network(self.x[part].contiguous(memory_format=torch.channels_last))
 
     def joint_loss(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
         """All exits together, after the teacher when there is one."""
