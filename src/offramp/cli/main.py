@@ -1,5 +1,7 @@
 """The entry point: importing a command's file registers it on `app`."""
 
+import offramp.cli.deploy
+import offramp.cli.measure
 import offramp.cli.price
 import offramp.cli.report
 import offramp.cli.run

@@ -295,9 +295,34 @@ def stage_model(plan: Plan, index: int, *, exact_weights: bool = False) -> onnx.
     for step in stage.steps:
         write_step(graph, step)
     outputs = [] if last else [_carry(graph, stage)]
-    logits = helper.make_tensor_value_info(logits_name(stage), TensorProto.FLOAT, [BATCH, plan.network.classes])
-    outputs.append(logits)
+    outputs.append(_logits_info(plan, stage))
     return make_model(f"{plan.network.name}_stage{index}", graph, [source], outputs)
+
+
+def _logits_info(plan: Plan, stage: StagePlan) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(logits_name(stage), TensorProto.FLOAT, [BATCH, plan.network.classes])
+
+
+def part_model(plan: Plan, index: int, *, branch: bool) -> onnx.ModelProto:
+    """Half of a stage for measurements: its exit branch alone, or its backbone part alone.
+
+    Inputs are the tensors that the half reads from elsewhere; outputs are the logits or the carried tensor.
+    """
+    stage, graph = plan.stages[index], GraphWriter()
+    steps = stage.branch if branch else stage.backbone
+    made, inputs = {step.target.name for step in steps}, list[onnx.ValueInfoProto]()
+    outer = {s.name: s for step in steps for s in step.sources if s.name not in made}
+    for tensor in outer.values():
+        if tensor.name == plan.input.name and not branch:
+            source = write_input(graph, plan)
+            inputs.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, [BATCH, *plan.input.shape]))
+        else:
+            inputs.append(value_info(tensor))
+            graph.flat |= {tensor.name} if tensor.flat else set()
+    for step in steps:
+        write_step(graph, step)
+    output = _logits_info(plan, stage) if branch else _carry(graph, stage)
+    return make_model(f"part{index}", graph, inputs, [output])
 
 
 def _carry(graph: GraphWriter, stage: StagePlan) -> onnx.ValueInfoProto:

@@ -55,8 +55,8 @@ def make_session(model: bytes, *, threads: int = 1, optimize: bool = True) -> An
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-class _Bound:
-    """A session with fixed buffers for one sample: fill `source`, call `run`, read `logits`."""
+class BoundStage:
+    """A stage's session with fixed buffers for one sample: fill `source`, call `run`, read `logits`."""
 
     def __init__(self, session: Any, source: NDArray[Any], stage: StagePlan, classes: int, *, last: bool) -> None:
         self.source, self.binding = source, session.io_binding()
@@ -90,7 +90,7 @@ class Runner:
         self.policy = self.bundle.manifest.policy
         self._threads, self._stages = threads, self.bundle.plan.stages
         self._sessions: list[Any | None] = [None] * len(self._stages)
-        self._bound: list[_Bound] = []
+        self._bound: list[BoundStage] = []
         self._single = SingleSample(self.policy)
         self.use(operating_point)
         self.reset()
@@ -185,21 +185,21 @@ class Runner:
             DataError: wrong shape or type, or numbers that are not finite; nothing has run then.
         """
         plan = self.bundle.plan
-        self._bind(0).source[0] = self._checked(sample, plan.input.shape)
+        self.bound(0).source[0] = self._checked(sample, plan.input.shape)
         leaves, index = self._single.start(), 0
         for index, threshold in enumerate(self._thresholds):
-            stage = self._bound[index] if index < len(self._bound) else self._bind(index)
+            stage = self._bound[index] if index < len(self._bound) else self.bound(index)
             stage.run()
             if leaves(stage.read(), threshold, plan.temperatures[index]):
                 break
         self._streamed[index] += 1
         return Answer(self._single.prediction, index)
 
-    def _bind(self, index: int) -> _Bound:
+    def bound(self, index: int) -> BoundStage:
         """Buffers of a stage, made at first need; a stage reads where the one before wrote."""
         while len(self._bound) <= index:
             at, plan = len(self._bound), self.bundle.plan
             source = self._bound[-1].carried if at else np.zeros((1, *plan.input.shape), np.float32)
             last = at == len(self._stages) - 1
-            self._bound.append(_Bound(self.session(at), source, self._stages[at], plan.network.classes, last=last))
+            self._bound.append(BoundStage(self.session(at), source, self._stages[at], plan.network.classes, last=last))
         return self._bound[index]

@@ -196,7 +196,8 @@ def _step(writer: _Writer, step: Step) -> str:
         _window(writer, name, step, packed)
         return f"offramp_depthwise(&{name}, {source}, {writer.place(step.target)});"
     _conv(writer, name, step, packed)
-    return f"offramp_conv(&{name}, {source}, {out}, patch);"
+    kernel = "dense" if step.node.op is NodeOp.DENSE else "conv"
+    return f"offramp_{kernel}(&{name}, {source}, {out}, patch);"
 
 
 def _scale(writer: _Writer, name: str, step: Step) -> str:

@@ -14,6 +14,16 @@
 #include <arm_acle.h>
 #endif
 
+/* One copy of each kernel, whoever calls it. OFFRAMP_ALONE keeps a compiler from tailoring it to its only caller, for
+ * programs that time a single layer. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(OFFRAMP_ALONE)
+#define OFFRAMP_KERNEL static __attribute__((noipa, unused))
+#elif defined(__GNUC__)
+#define OFFRAMP_KERNEL static __attribute__((noinline, unused))
+#else
+#define OFFRAMP_KERNEL static inline
+#endif
+
 #define OFFRAMP_ROW 8
 #define OFFRAMP_PIXELS 4
 #define OFFRAMP_LANES 16
@@ -236,7 +246,8 @@ static inline void offramp_gather(const offramp_conv_layer *l, const uint8_t *in
     offramp_zero(to, offramp_padded(used) - used);
 }
 
-/* Patches of the input for some output positions of one group, block by block; returns nothing, fills `x`. */
+/* Patches of the input for some output positions of one group, block by block. Patches beyond `pixels` keep what they
+ * had: their sums are not used. */
 static inline void offramp_patches(const offramp_conv_layer *l, const uint8_t *in, int g, int p, int pixels,
                                    int16_t *x) {
     const int per_group = l->in_c / l->groups;
@@ -245,10 +256,14 @@ static inline void offramp_patches(const offramp_conv_layer *l, const uint8_t *i
         const int n = offramp_padded(l->k_h * l->k_w * count);
         for (int i = 0; i < pixels; i++)
             offramp_gather(l, in, (p + i) / l->out_w, (p + i) % l->out_w, g * per_group + c, count, x + i * n);
-        if (pixels > 1)
-            for (int i = pixels; i < OFFRAMP_PIXELS; i++) memcpy(x + i * n, x, (size_t)n * sizeof *x);
         x += OFFRAMP_PIXELS * n;
     }
+}
+
+/* What an array's converter makes of a partial sum. */
+static inline int32_t offramp_convert(const offramp_array *array, int32_t sum) {
+    return array ? offramp_round((int64_t)sum * array->adc_multiplier, array->adc_shift, array->adc_low, array->adc_high)
+                 : sum;
 }
 
 /* Sums of one output channel at some positions over all blocks; returns the next channel's weights. */
@@ -259,19 +274,17 @@ static inline const uint8_t *offramp_channel(const offramp_conv_layer *l, const 
         const int n = offramp_padded(l->k_h * l->k_w * (per_group - c < l->block ? per_group - c : l->block));
         int32_t acc[OFFRAMP_PIXELS];
         offramp_dot(w, l->weight_bits, x, n, pixels, acc);
-        for (int i = 0; i < pixels; i++)
-            total[i] += l->array ? offramp_round((int64_t)acc[i] * l->array->adc_multiplier, l->array->adc_shift,
-                                                 l->array->adc_low, l->array->adc_high)
-                                 : acc[i];
+        for (int i = 0; i < pixels; i++) total[i] += offramp_convert(l->array, acc[i]);
         w += n * l->weight_bits / 8;
         x += OFFRAMP_PIXELS * n;
     }
     return w;
 }
 
-/* Convolution (any groups) and dense layers. `out` gets bytes, or `scores` gets int32 when it is not NULL. */
-static inline void offramp_conv(const offramp_conv_layer *l, const uint8_t *in, uint8_t *out, int32_t *scores,
+/* Convolution, any groups. `out` gets bytes, or `scores` gets int32 when it is not NULL. */
+OFFRAMP_KERNEL void offramp_conv(const offramp_conv_layer *layer, const uint8_t *in, uint8_t *out, int32_t *scores,
                                 int16_t *patch) {
+    const offramp_conv_layer local = *layer, *const l = &local; /* bytes written may alias anything but this */
     const int outputs = l->out_c / l->groups, positions = l->out_h * l->out_w;
     const uint8_t *w = l->weights, *next = w;
     for (int g = 0; g < l->groups; g++, w = next) {
@@ -298,6 +311,31 @@ static inline void offramp_conv(const offramp_conv_layer *l, const uint8_t *in, 
     }
 }
 
+/* Dense layers: one position, one patch. */
+OFFRAMP_KERNEL void offramp_dense(const offramp_conv_layer *layer, const uint8_t *in, uint8_t *out, int32_t *scores,
+                                  int16_t *patch) {
+    const offramp_conv_layer local = *layer, *const l = &local; /* bytes written may alias anything but this */
+    const uint8_t *w = l->weights;
+    int16_t *x = patch;
+    for (int c = 0; c < l->in_c; c += l->block) {
+        const int count = l->in_c - c < l->block ? l->in_c - c : l->block;
+        offramp_widen(in + c, x, count, l->in_signed, l->array);
+        offramp_zero(x + count, offramp_padded(count) - count);
+        x += offramp_padded(count);
+    }
+    for (int k = 0; k < l->out_c; k++) {
+        int32_t total = l->bias ? l->bias[k] : 0;
+        x = patch;
+        for (int c = 0; c < l->in_c; c += l->block) {
+            const int n = offramp_padded(l->in_c - c < l->block ? l->in_c - c : l->block);
+            total += offramp_convert(l->array, offramp_dot_one(w, l->weight_bits, x, n));
+            w += n * l->weight_bits / 8;
+            x += n;
+        }
+        offramp_store(&l->scale, k, 1, &total, scores ? NULL : out + k, scores ? scores + k : NULL);
+    }
+}
+
 /* acc += weights of one tap times the input under it, for up to sixteen channels. */
 static inline void offramp_tap(const uint8_t *w, int bits, const uint8_t *x, int is_signed, int count, int32_t *acc) {
     int16_t v[OFFRAMP_LANES];
@@ -310,7 +348,8 @@ static inline void offramp_tap(const uint8_t *w, int bits, const uint8_t *x, int
 }
 
 /* Depthwise convolution: sixteen channels at a time. */
-static inline void offramp_depthwise(const offramp_window_layer *l, const uint8_t *in, uint8_t *out) {
+OFFRAMP_KERNEL void offramp_depthwise(const offramp_window_layer *layer, const uint8_t *in, uint8_t *out) {
+    const offramp_window_layer local = *layer, *const l = &local; /* bytes written may alias anything but this */
     const int bytes = OFFRAMP_LANES * l->weight_bits / 8, lanes = (l->channels + OFFRAMP_LANES - 1) / OFFRAMP_LANES;
     for (int lane = 0; lane < lanes; lane++) {
         const int first = lane * OFFRAMP_LANES;
@@ -334,8 +373,9 @@ static inline void offramp_depthwise(const offramp_window_layer *l, const uint8_
 }
 
 /* Pooling: padding counts as 0 and, in the average, as an element. `scores` as in offramp_conv. */
-static inline void offramp_pool(const offramp_window_layer *l, int average, const uint8_t *in, uint8_t *out,
+OFFRAMP_KERNEL void offramp_pool(const offramp_window_layer *layer, int average, const uint8_t *in, uint8_t *out,
                                 int32_t *scores) {
+    const offramp_window_layer local = *layer, *const l = &local; /* bytes written may alias anything but this */
     for (int p = 0; p < l->out_h * l->out_w; p++) {
         const int y0 = p / l->out_w * l->stride_h - l->pad_top, x0 = p % l->out_w * l->stride_w - l->pad_left;
         const int y1 = y0 + l->k_h, x1 = x0 + l->k_w;
@@ -357,8 +397,9 @@ static inline void offramp_pool(const offramp_window_layer *l, int average, cons
     }
 }
 
-static inline void offramp_add(const offramp_add_layer *l, const uint8_t *a, const uint8_t *b, uint8_t *out,
+OFFRAMP_KERNEL void offramp_add(const offramp_add_layer *layer, const uint8_t *a, const uint8_t *b, uint8_t *out,
                                int32_t *scores) {
+    const offramp_add_layer local = *layer, *const l = &local; /* bytes written may alias anything but this */
     for (uint32_t i = 0; i < l->size; i++) {
         const int64_t product = (int64_t)offramp_value(a[i], l->a_signed) * l->a_multiplier +
                                 (int64_t)offramp_value(b[i], l->b_signed) * l->b_multiplier;

@@ -75,7 +75,7 @@ def block_of(step: Step) -> int:
 
 
 def patch_elements(step: Step) -> int:
-    """int16 values that the gathered input of four output positions takes."""
+    """int16 values that the gathered input of four output positions (dense: of the one) takes."""
     if step.node.op not in (NodeOp.CONV, NodeOp.DENSE) or is_depthwise(step):
         return 0
     assert step.node.weight is not None
@@ -83,5 +83,4 @@ def patch_elements(step: Step) -> int:
     channels = step.sources[0].size if step.node.op is NodeOp.DENSE else step.node.weight.shape[1]
     block = block_of(step)
     counts = [min(block, channels - i) for i in range(0, channels, block)]
-    positions = 4 if step.target.shape[1] * step.target.shape[2] > 1 else 1
-    return positions * sum(padded(area * n) for n in counts)
+    return (1 if step.node.op is NodeOp.DENSE else 4) * sum(padded(area * n) for n in counts)
