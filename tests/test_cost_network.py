@@ -13,7 +13,7 @@ from offramp.errors import UserError
 from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.ir.mapping import Mapping
-from offramp.ir.workload import Workload
+from offramp.ir.workload import Op, Workload
 from offramp.nn.backbones import backbone
 from offramp.nn.lower import lower
 from offramp.nn.network import skeleton
@@ -86,6 +86,21 @@ def test_on_shipped_chips_the_best_is_no_dearer_than_layer_by_layer(chip: str, o
         if objective != "latency":
             assert mine.energy_pj <= theirs.energy_pj
         assert best.macs == plain.macs == workload.macs
+
+
+@pytest.mark.parametrize("chip", ["diana", "edge-tpu-quad"])
+def test_prices_keep_their_contract(chip: str) -> None:
+    """Parts sum to the energy in every variant; what rests on the chip is not fetched from the outer memory."""
+    workload, accelerator = network("resnet8", (0,)), load_accelerator(chip)
+    costs = FastCostModel().layer_costs(workload.layers, accelerator)
+    done = costs.feasible
+    np.testing.assert_allclose(sum(costs.parts.values())[done], costs.energy_pj[done])  # type: ignore[index]
+    outer = costs.parts["l2" if chip == "diana" else "dram"]
+    for i, layer in enumerate(workload.layers):
+        core = accelerator.core_names.index("simd" if layer.op is Op.ADD or chip == "diana" else "pooling")
+        if not layer.has_weights:
+            assert outer[3, i, core] == 0 < outer[0, i, core]
+            assert costs.cycles[3, i, core] < costs.cycles[0, i, core]
 
 
 def test_layer_by_layer_is_the_sum_of_its_layers() -> None:

@@ -7,13 +7,16 @@ It follows the contract of `cost.model`; what it remembers between calls changes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from offramp.cost.analytic import diana_costs, scalar_costs
 from offramp.cost.engine_memory import hierarchy_costs
 from offramp.cost.model import VARIANTS, CoreCosts, LayerCosts, append, infeasible, join, place, scatter, spread
 from offramp.cost.promotion import promoted, take_cheaper
 from offramp.cost.table import table_costs
+from offramp.cost.variants import second_input_on_chip
 from offramp.ir.accelerator import Accelerator, Core, PricingModel
-from offramp.ir.workload import Layer
+from offramp.ir.workload import Layer, Op
 
 REMEMBERED = 20_000
 """Layers that are kept, over all cores, before starting afresh."""
@@ -77,10 +80,27 @@ class FastCostModel:
         chosen = [layers[i] for i in able]
         if core.model is PricingModel.HIERARCHY:
             costs = hierarchy_costs(chosen, core, chip, self.variants)
+            self._second_inputs(costs, chosen, core, chip)
             self._promote(costs, chosen, core, chip)
         else:
             costs = _PRICING[core.model](chosen, core, chip)
         return scatter(costs, able, len(layers))
+
+    def _second_inputs(self, costs: CoreCosts, layers: list[Layer], core: Core, chip: Accelerator) -> None:
+        """Where inputs rest on chip, both inputs of an addition do."""
+        adds = [i for i, layer in enumerate(layers) if layer.op is Op.ADD]
+        inside = [v for v in self.variants if v & 2]
+        if not adds or not inside:
+            return
+        new = hierarchy_costs([layers[i] for i in adds], second_input_on_chip(core, chip), chip, inside)
+        at = np.ix_(inside, [i for k, i in enumerate(adds) if np.isfinite(new.cycles[inside, k]).all()])
+        own = np.ix_(inside, [k for k in range(len(adds)) if np.isfinite(new.cycles[inside, k]).all()])
+        for old, fresh in ((costs.parts, new.parts), (costs.levels, new.levels)):
+            for name in {**old, **fresh}:
+                values = fresh.get(name, np.zeros_like(new.cycles))
+                old.setdefault(name, np.zeros_like(costs.cycles))[at] = values[own]
+        for name in ("cycles", "energy_pj", "utilization", "peak_bytes"):
+            getattr(costs, name)[at] = getattr(new, name)[own]
 
     def _promote(self, costs: CoreCosts, layers: list[Layer], core: Core, chip: Accelerator) -> None:
         """Let layers of few bits take the price of more bits where that is better."""

@@ -30,6 +30,15 @@ def core_of_variant(core: Core, chip: Accelerator, variant: int) -> Core:
     return replace(core, memories=tuple(m for m in memories if m.operands))
 
 
+def second_input_on_chip(core: Core, chip: Accelerator) -> Core:
+    """The core for additions that find both inputs on chip: their second input, which is read as W, rests there too."""
+    core = with_outer_memory(core, chip)
+    if not any(Operand.W in m.operands for m in core.memories if not m.off_chip):
+        return core
+    memories = [_without(m, {Operand.W}) if m.off_chip else m for m in core.memories]
+    return replace(core, memories=tuple(m for m in memories if m.operands))
+
+
 def _without(memory: Memory, dropped: set[Operand]) -> Memory:
     if not dropped:
         return memory
