@@ -1,9 +1,9 @@
 """The seed case (arXiv 2512.04705) under our prices: stage by stage against the published cycles, then what is gained.
 
-    python benchmarks/bench_seedcase.py --published DIR [--check]
+    python benchmarks/bench_seedcase.py [--check]
 
-DIR holds `stages_quad_core.csv` (the published cycles of the stages of three networks). Writes docs/seedcase.md; with
---check it fails when the file would change by more than rounding.
+Writes docs/seedcase.md from tests/golden/seedcase (the published cycles of the stages of three networks); with --check
+it fails when the page would change.
 """
 
 import argparse
@@ -31,7 +31,9 @@ from offramp.nn.lower import lower
 from offramp.nn.network import skeleton
 
 CHIP = "edge-tpu-quad"
-TARGET = Path(__file__).parents[1] / "docs" / "seedcase.md"
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "seedcase.md"
+PUBLISHED_STAGES = ROOT / "tests" / "golden" / "seedcase" / "stages_quad_core.csv"
 LETTERS = "ABCDEFGHIJ"
 OUTPUT_ON_CHIP, BOTH_ON_CHIP = 1, 3
 
@@ -85,10 +87,10 @@ def stage_cycles(workload: Workload, chip: Accelerator) -> list[tuple[float, flo
     return [(take(stage.backbone), take(stage.branch)) for stage in workload.stages]
 
 
-def read_stages(folder: Path) -> dict[str, list[tuple[int, int]]]:
+def read_stages(path: Path = PUBLISHED_STAGES) -> dict[str, list[tuple[int, int]]]:
     """Published (block, classifier) cycles of the stages of each network."""
     table: dict[str, list[tuple[int, int]]] = {}
-    with (folder / "stages_quad_core.csv").open(newline="") as file:
+    with path.open(newline="") as file:
         for row in csv.DictReader(file):
             pair = int(row["block_latency_cycles"]), int(row["classifier_latency_cycles"])
             table.setdefault(row["exits"], []).append(pair)
@@ -154,7 +156,7 @@ def steps(workload: Workload, chip: Accelerator, rates: tuple[float, ...]) -> It
 
 def gain_lines(chip: Accelerator) -> Iterator[str]:
     """What each freedom gains, for the static network and for early-exit networks, against the static one's best."""
-    yield "| exits | execution | cycles | energy mJ | E*T J*cycles | E*T / own layer by layer | E*T / static, same row |"
+    yield "| exits | execution | cycles | energy mJ | E*T J*cycles | / own layer by layer | / static, same execution |"
     yield "|---|---|---|---|---|---|---|"
     static: dict[str, float] = {}
     for given in (STATIC, *PUBLISHED):
@@ -170,7 +172,7 @@ def gain_lines(chip: Accelerator) -> Iterator[str]:
 
 PAGE = """# The seed case under our prices
 
-Written by `python benchmarks/bench_seedcase.py --published DIR`; figures of arXiv 2512.04705 and of the data that its
+Written by `python benchmarks/bench_seedcase.py`; figures of arXiv 2512.04705 and of the data that its
 authors published (github asyms/stream, branch expl-eenn). Chip: `edge-tpu-quad`. Backbone: the 12-block MobileNetV2,
 8 bit, exit branches max-pool to 4x4 + one FC. Exits are letters: A..J after blocks 0..9, K the final one.
 
@@ -187,8 +189,8 @@ The published "layer by layer" runs put every layer on **one** of the four ident
 
 {stages}
 
-Averages over exits. Cycles follow the rule above; energies are our layer-by-layer prices (DRAM at 700/750 pJ per 64 bits
-as in the core file, weights and tensors moved once where they fit):
+Averages over exits. Cycles follow the rule above; energies are our layer-by-layer prices (DRAM at 700/750 pJ per 64
+bits as in the core file, weights and tensors moved once where they fit):
 
 {averages}
 
@@ -204,16 +206,16 @@ paid for. Every tensor of this network fits the 2 MiB activation memory, so dept
 {gains}
 
 The static network's row includes its final classifier. The last column is the fair comparison: both sides with the same
-freedoms. Retention alone takes the static network's E*T to about an eighth, further than any published exits took it (to
-0.53); the exits' own gain remains on top of it and grows, because what they skip is mostly weights from DRAM, which no
-retention spares.
+freedoms. Retention alone takes the static network's E*T to about an eighth, further than any published exits took it
+(to 0.53); the exits' own gain remains on top of it and grows, because what they skip is mostly weights from DRAM, which
+no retention spares.
 """
 
 
-def page(folder: Path) -> str:
+def page() -> str:
     """The whole page."""
     chip = load_accelerator(CHIP)
-    published = read_stages(folder)
+    published = read_stages()
     return PAGE.format(
         stages="\n".join(stage_lines(published, chip)),
         averages="\n".join(average_lines(published, chip)),
@@ -224,11 +226,10 @@ def page(folder: Path) -> str:
 def main() -> None:
     """Write the page, or check it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--published", type=Path, required=True)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     began = time.perf_counter()
-    text = page(options.published)
+    text = page()
     if options.check:
         raise SystemExit(0 if TARGET.read_text() == text else f"{TARGET} is not what the prices say now")
     TARGET.write_text(text)
