@@ -89,8 +89,7 @@ class QuantizedLayer(nn.Module):
         top, bottom, left, right = self.padding
         if (top, left) != (bottom, right):
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
-        groups = x.shape[1] if self.groups > 1 and weight.shape[1] == 1 else self.groups
-        return F.conv2d(x, weight, bias, self.stride, (top, left), 1, groups)
+        return F.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups)
 
     def _train(self, x: Tensor) -> Tensor:
         if self.array is None:
