@@ -152,7 +152,9 @@ def _load(
 
         bundle = open_bundle(path)
         point = bundle.manifest.operating_points.get(DEFAULT_POINT)
-        return quantized_workload(bundle.network), (point.exit_rates or None) if point else None
+        measured = point.exit_rates if point else ()
+        rates = tuple(r / sum(measured) for r in measured) if sum(measured) > 0 else None
+        return quantized_workload(bundle.network), rates
     return _backbone(model, points, branch, shape, classes, bits), None
 
 
