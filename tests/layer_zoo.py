@@ -48,20 +48,46 @@ def pool(
 
 
 def resnet8() -> list[Layer]:
+    return resnet(1)
+
+
+def resnet(blocks: int) -> list[Layer]:
+    """The CIFAR-10 ResNet with three stacks of `blocks` blocks: 1 is MLPerf Tiny's ResNet-8, 3 is ResNet-20."""
     layers = [conv("conv1", "input", 3, 16, 32)]
     source, channels, size = "conv1", 16, 32
     for i, k in enumerate((16, 32, 64)):
-        s = 1 if i == 0 else 2
-        size //= s
-        layers.append(conv(f"s{i}a", source, channels, k, size, s=s))
-        layers.append(conv(f"s{i}b", f"s{i}a", k, k, size))
-        shortcut = source
-        if s == 2:
-            layers.append(conv(f"s{i}c", source, channels, k, size, f=1, s=2))
-            shortcut = f"s{i}c"
-        layers.append(add(f"s{i}", shortcut, f"s{i}b", k, size))
-        source, channels = f"s{i}", k
+        for j in range(blocks):
+            name = f"s{i}" if j == 0 else f"s{i}{j}"
+            s = 2 if i and not j else 1
+            size //= s
+            layers.append(conv(f"{name}a", source, channels, k, size, s=s))
+            layers.append(conv(f"{name}b", f"{name}a", k, k, size))
+            shortcut = source
+            if s == 2:
+                layers.append(conv(f"{name}c", source, channels, k, size, f=1, s=2))
+                shortcut = f"{name}c"
+            layers.append(add(name, shortcut, f"{name}b", k, size))
+            source, channels = name, k
     return [*layers, pool("pool", source, 64, 1, 8), dense("fc", "pool", 64, 10)]
+
+
+def resnet18() -> list[Layer]:
+    """ResNet-18 for ImageNet (He et al., CVPR 2016)."""
+    layers = [conv("conv1", "input", 3, 64, 112, f=7, s=2), pool("pool1", "conv1", 64, 56, 2, Op.MAX_POOL)]
+    source, channels, size = "pool1", 64, 56
+    for i, k in enumerate((64, 128, 256, 512)):
+        for j in range(2):
+            name = f"s{i}{j}"
+            s = 2 if i and not j else 1
+            size //= s
+            layers += [conv(f"{name}a", source, channels, k, size, s=s), conv(f"{name}b", f"{name}a", k, k, size)]
+            shortcut = source
+            if s == 2:
+                layers.append(conv(f"{name}c", source, channels, k, size, f=1, s=2))
+                shortcut = f"{name}c"
+            layers.append(add(name, shortcut, f"{name}b", k, size))
+            source, channels = name, k
+    return [*layers, pool("pool", source, 512, 1, 7), dense("fc", "pool", 512, 1000)]
 
 
 def ds_cnn() -> list[Layer]:

@@ -125,30 +125,45 @@ class Allocator:
         t, n = self.tables, len(self.prefix) - 1
         spec = self.hierarchy.core.memories[memory]
         left = (t.total / t.cycles).ravel()
-        starts = [self.prefix[-1] if last[op] is None else last[op] for op in held]
+        starts: list[Bytes] = [self.prefix[-1] if (cut := last[op]) is None else cut for op in held]
         sizes, costs = [], []
         for op, level, start in zip(held, levels, starts, strict=True):
             partial, final = (s.ravel() for s in self._sizes(op, level, double=spec.double_buffered))
-            choose = self._starts_partial(level, start) if op == O and level and start is not None else None
+            choose = self._starts_partial(level, start) if op == O and level else None
             bits = [_pick(partial, final, choose, p) for p in self.index]
             sizes.append(bits)
             costs.append([b * np.take(left, p) for b, p in zip(bits, self.index, strict=True)])
         best = np.full(self.row.size, np.inf)
         chosen = [np.zeros_like(self.prefix[0]) for _ in held]
-        for cut in product(*([n] if top else range(n + 1) for top in tops)):
-            used = sum(sizes[i][q] for i, q in enumerate(cut))
-            cost = sum((costs[i][q] for i, q in enumerate(cut) if not tops[i]), start=np.zeros(self.row.size))
-            better = (used <= spec.size_bits) & (cost <= best)
+        for cut in product(*([n] if top else range(n + 1) for top in tops[:-1])):
+            room = np.full(self.row.size, float(spec.size_bits))
+            cost = np.zeros(self.row.size)
             for i, q in enumerate(cut):
+                room = room - sizes[i][q]
                 if not tops[i]:
-                    better &= (self.prefix[q] & starts[i]) == starts[i]
-            best = np.where(better, cost, best)
-            for i, q in enumerate(cut):
-                chosen[i] = np.where(better, self.prefix[q], chosen[i])
+                    cost = cost + costs[i][q]
+                    room = np.where((self.prefix[q] & starts[i]) == starts[i], room, -1.0)
+            rest, mask = self._most(sizes[-1], costs[-1], starts[-1], room, top=tops[-1])
+            better = cost + rest <= best
+            best = np.where(better, cost + rest, best)
+            for i, found in enumerate((*(self.prefix[q] for q in cut), mask)):
+                chosen[i] = np.where(better, found, chosen[i])
         self.valid &= np.isfinite(best) & self._starts_fit(sizes, starts, tops, spec.size_bits)
         return [None if top else mask for top, mask in zip(tops, chosen, strict=True)]
 
-    def _starts_fit(self, sizes: list[list[Floats]], starts: list[Bytes | None], tops: list[bool], room: int) -> Flags:
+    def _most(
+        self, sizes: list[Floats], costs: list[Floats], start: Bytes, room: Floats, *, top: bool
+    ) -> tuple[Floats, Bytes]:
+        """The longest prefix of one operand that fits in what is left: more kept is never more traffic above."""
+        if top:
+            return np.where(sizes[-1] <= room, 0.0, np.inf), self.prefix[-1]
+        cost, mask = np.full(room.size, np.inf), self.prefix[0]
+        for q, (size, own) in enumerate(zip(sizes, costs, strict=True)):
+            fits = (size <= room) & ((self.prefix[q] & start) == start)
+            cost, mask = np.where(fits, own, cost), np.where(fits, self.prefix[q], mask)
+        return cost, mask
+
+    def _starts_fit(self, sizes: list[list[Floats]], starts: list[Bytes], tops: list[bool], room: int) -> Flags:
         """Whether what is already kept below fits together, as LOMA demands before it adds factors."""
         least = np.zeros(self.row.size)
         for bits, start, top in zip(sizes, starts, tops, strict=True):

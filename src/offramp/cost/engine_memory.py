@@ -133,16 +133,19 @@ def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
     lengths = np.array([max(FACTORS, len(factors)) for factors in rows.factors])
     shared = [i for i, m in enumerate(hierarchy.core.memories) if len(m.operands) > 1]
     for length in np.unique(lengths).tolist():
-        index = np.flatnonzero(lengths == length)
-        whole = fits_whole(Tables(rows.take(index), hierarchy, length))
-        kinds, place = np.unique(whole[:, shared], axis=0, return_inverse=True)
-        for kind in range(len(kinds)):
-            same = np.flatnonzero(place.reshape(-1) == kind)
-            for start in range(0, same.size, CHUNK):
-                part = same[start : start + CHUNK]
-                yield Batch(
-                    index[part], Tables(rows.take(index[part]), hierarchy, length), np.asarray(whole[part].all(axis=0))
-                )
+        same = np.flatnonzero(lengths == length)
+        for start in range(0, same.size, CHUNK):
+            index = same[start : start + CHUNK]
+            tables = Tables(rows.take(index), hierarchy, length)
+            whole = fits_whole(tables)
+            kinds, place = np.unique(whole[:, shared], axis=0, return_inverse=True)
+            if len(kinds) == 1:
+                yield Batch(index, tables, np.asarray(whole.all(axis=0)))
+                continue
+            for kind in range(len(kinds)):
+                part = place.reshape(-1) == kind
+                few = Tables(rows.take(index[part]), hierarchy, length)
+                yield Batch(index[part], few, np.asarray(whole[part].all(axis=0)))
 
 
 def _split(

@@ -193,12 +193,13 @@ class Search:
         for i, column in enumerate(columns):
             key = (key ^ column) * HASH[i % len(HASH)]
             key ^= key >> np.uint64(29)
-        slots = 1 << max(10, int(key.size * 2).bit_length())
-        slot = (key & np.uint64(slots - 1)).astype(np.intp)
-        table = np.zeros(slots, dtype=np.intp)
-        numbers = np.flatnonzero(valid)
-        table[slot[numbers]] = numbers
-        speaker = table[slot[numbers]]
+        slots = 1 << max(10, key.size.bit_length())
+        slot = (key & np.uint64(slots - 1)).astype(np.int32)
+        table = np.zeros(slots, dtype=np.int32)
+        numbers = np.flatnonzero(valid) if not valid.all() else np.arange(key.size)
+        slot = slot[numbers]
+        table[slot] = numbers
+        speaker = table[slot]
         kept: NDArray[np.intp] = numbers[(key[speaker] != key[numbers]) | (speaker == numbers)]
         return kept
 

@@ -62,6 +62,12 @@ class _Bare:
         self.inner = tuple(inner_memories(core.memories))
         self.fixed = dict(core.array.dataflow)
         self.ports = tuple(self._ports())
+        self.rooms = tuple(
+            (operand, memory.size_bits, served)
+            for memory in self.inner
+            for operand in memory.operands
+            if (served := tuple(i for i, (d, _) in enumerate(self.array.dimensions) if d in memory.dimensions))
+        )
 
     def _ports(self) -> Iterator[tuple[Operand, int, tuple[int, ...]]]:
         """(operand, bits that port and memory can serve at once, array dimensions) of the innermost memories."""
@@ -171,28 +177,31 @@ def _best(options: list[list[Ranked]], sizes: dict[str, int]) -> list[Unrolling]
     kept: list[tuple[float, tuple[int, ...], Unrolling]] = []
     totals = dict.fromkeys(sizes, 1)
 
-    def visit(depth: int, units: int, places: tuple[int, ...], chosen: Unrolling) -> None:
-        largest = max(totals.values())
-        reach = units * remaining[depth]
-        indicator = -(reach + reach / largest - 1)
-        if len(kept) == KEPT and (indicator, places) > (kept[-1][0], kept[-1][1][:depth]):
-            return
+    def visit(depth: int, units: int, largest: int, places: tuple[int, ...], chosen: Unrolling) -> None:
         if depth == len(options):
-            kept.append((indicator, places, chosen))
+            kept.append((-(units + units / largest - 1), places, chosen))
             kept.sort(key=lambda k: k[:2])
             del kept[KEPT:]
             return
         for busy, place, option in options[depth]:
-            if len(kept) == KEPT and -2 * units * busy * remaining[depth + 1] + 1 > kept[-1][0]:
-                break
-            before = [(name, totals[name]) for name, _ in option]
+            reach = units * busy * remaining[depth + 1]
+            if len(kept) == KEPT and 1 - 2 * reach > kept[-1][0]:
+                return
+            before = [totals[name] for name, _ in option]
             for name, factor in option:
                 totals[name] *= factor
-            if all(totals[name] <= sizes[name] for name, _ in option):
-                visit(depth + 1, units * busy, (*places, place), (*chosen, option))
-            totals.update(before)
+            most = max(largest, *(totals[name] for name, _ in option)) if option else largest
+            here = (*places, place)
+            hopeless = len(kept) == KEPT and (-(reach + reach / most - 1), here) > (
+                kept[-1][0],
+                kept[-1][1][: depth + 1],
+            )
+            if not hopeless and all(totals[name] <= sizes[name] for name, _ in option):
+                visit(depth + 1, units * busy, most, here, (*chosen, option))
+            for (name, _), old in zip(option, before, strict=True):
+                totals[name] = old
 
-    visit(0, 1, (), ())
+    visit(0, 1, 1, (), ())
     return [unrolling for *_, unrolling in kept]
 
 
@@ -202,18 +211,13 @@ def _within_capacity(
     """Shrink factors until the innermost memories can hold one element of everything they serve."""
     precision = dict(zip(Operand, bits, strict=True))
     current = [dict(option) for option in unrolling]
-    for memory in core.inner:
-        for operand in memory.operands:
-            if precision[operand] == 0:
-                continue
-            room = memory.size_bits / precision[operand]
-            served = [i for i, (d, _) in enumerate(core.array.dimensions) if d in memory.dimensions]
-            places = [
-                (i, n) for i in served for n in current[i] if n not in IRRELEVANT[operator][operand] or sizes[n] == 1
-            ]
-            factors = [current[i][n] for i, n in places]
-            while math.prod(factors) > room and max(factors, default=1) > 1:
-                factors[factors.index(max(factors))] -= 1
-            for (i, n), factor in zip(places, factors, strict=True):
-                current[i][n] = factor
+    for operand, size_bits, served in core.rooms:
+        room = size_bits / precision[operand] if precision[operand] else math.inf
+        free = IRRELEVANT[operator][operand]
+        places = [(i, n) for i in served for n in current[i] if n not in free or sizes[n] == 1]
+        factors = [current[i][n] for i, n in places]
+        while math.prod(factors) > room and max(factors, default=1) > 1:
+            factors[factors.index(max(factors))] -= 1
+        for (i, n), factor in zip(places, factors, strict=True):
+            current[i][n] = factor
     return tuple(tuple(option.items()) for option in current)

@@ -1,0 +1,235 @@
+"""Layer prices against ZigZag and DIANA's published figures, and how fast; writes the tables of docs/validation.md.
+
+    python benchmarks/bench_price.py [--zigzag N]
+
+With --zigzag N (and the extra offramp[zigzag]) N layers per core are priced by ZigZag again in this very run; without
+it the recorded CPU-seconds of the goldens are used. All times are CPU time of one process.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import numpy as np  # noqa: E402
+from scipy.stats import kendalltau  # noqa: E402
+
+from layer_zoo import NETWORKS, add, conv, held_out, pool, resnet, resnet18, unique_layers, with_bits  # noqa: E402
+from offramp.cost import engine_spatial, layer_form  # noqa: E402
+from offramp.cost.engine import FastCostModel  # noqa: E402
+from offramp.formats.accelerator_yaml import load_accelerator  # noqa: E402
+from offramp.ir.accelerator import Accelerator  # noqa: E402
+from offramp.ir.workload import Layer, Op  # noqa: E402
+
+GOLDEN = ROOT / "tests" / "golden" / "zigzag"
+PAGE = ROOT / "docs" / "validation.md"
+
+
+def forget() -> None:
+    """Nothing of earlier runs helps: layers are new to the engine."""
+    engine_spatial._unrollings.cache_clear()
+    layer_form.form_of.cache_clear()
+
+
+def seconds(layers: list[Layer], chip: Accelerator, variants: tuple[int, ...], repeats: int = 3) -> float:
+    best = np.inf
+    for _ in range(repeats):
+        forget()
+        start = time.process_time()
+        FastCostModel(variants=variants, remember=False).layer_costs(layers, chip)
+        best = min(best, time.process_time() - start)
+    return float(best)
+
+
+def golden(path: Path) -> tuple[Accelerator, list[Layer], dict[str, object]]:
+    data = json.loads(path.read_text())
+    chip = load_accelerator(GOLDEN / f"{path.stem.split('bit')[0].rsplit('-', 1)[0]}.yaml")
+    zoo = unique_layers([x for make in NETWORKS.values() for x in make()])
+    zoo = zoo if data["layers_of"] == "networks" else held_out()
+    zoo = [x for x in zoo if x.has_weights] if chip.cores[0].in_memory else zoo
+    return chip, zoo if data["bits"] == 8 else with_bits(zoo, data["bits"]), data
+
+
+def accuracy() -> str:
+    lines = [
+        "| core | bits | layers of | variant | n | latency MAPE | worst | energy MAPE | worst | tau cycles | tau pJ |",
+        "|" + "---|" * 11,
+    ]
+    for path in sorted(GOLDEN.glob("*.json")):
+        chip, zoo, data = golden(path)
+        rows = [i for i, row in enumerate(data["layers"]) if "cycles" in row]
+        v = data["variant"]
+        costs = FastCostModel(variants=(v,)).layer_costs([zoo[i] for i in rows], chip)
+        cells = []
+        for ours, key in ((costs.cycles, "cycles"), (costs.energy_pj, "energy_pj")):
+            wanted = np.array([data["layers"][i][key] for i in rows])
+            error = np.abs(ours[v, :, 0] / wanted - 1)
+            cells.append((error.mean(), error.max(), kendalltau(ours[v, :, 0], wanted).statistic))
+        (a, b, c), (d, e, f) = cells
+        lines.append(
+            f"| {chip.name} | {data['bits']} | {data['layers_of']} | {v} | {len(rows)} | {a:.2%} | {b:.1%} "
+            f"| {d:.2%} | {e:.1%} | {c:.3f} | {f:.3f} |"
+        )
+    tools = sorted({json.loads(p.read_text())["tool"] for p in GOLDEN.glob("*.json")})
+    return "\n".join(
+        [f"Reference: {', '.join(tools)} (goldens with command and date in tests/golden/zigzag).", "", *lines]
+    )
+
+
+def zigzag_seconds(chip: Accelerator, zoo: list[Layer], count: int) -> tuple[float, list[Layer]]:
+    from offramp.cost.variants import core_of_variant
+    from offramp.cost.zigzag import run_zigzag
+
+    sample = zoo[:: max(1, len(zoo) // count)][:count]
+    core = core_of_variant(chip.cores[0], chip, 0)
+    start = time.process_time()
+    for layer in sample:
+        run_zigzag(layer, core)
+    return time.process_time() - start, sample
+
+
+def speed(sample: int) -> str:
+    lines = [
+        "| core | layers | ZigZag s, 1 variant | measured | ours ms, 1 variant | ratio | ours ms, 4 variants | ratio |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in ("tpu-like", "edge-tpu-like", "in-memory-analog"):
+        path = GOLDEN / f"{name}-8bit.json"
+        if not path.exists():
+            continue
+        chip, zoo, data = golden(path)
+        reference, when = sum(row["seconds"] for row in data["layers"]), f"golden, {data['date']}"
+        if sample:
+            reference, zoo = zigzag_seconds(chip, zoo, sample)
+            when = "this run"
+        one, four = seconds(zoo, chip, (0,)), seconds(zoo, chip, (0, 1, 2, 3))
+        cells = [name, len(zoo), f"{reference:.0f}", when, f"{one * 1e3:.1f}", f"{reference / one:,.0f}"]
+        cells += [f"{four * 1e3:.1f}", f"{4 * reference / four:,.0f}"]
+        lines.append("| " + " | ".join(str(c) for c in cells) + " |")
+    chip = load_accelerator(GOLDEN / "tpu-like.yaml")
+    base = [x for x in unique_layers(NETWORKS["mobilenetv2"]()) if x.has_weights]
+    many = [replace(x, K=x.K + i) for i in range(40) for x in base][:1000]
+    grown = ", ".join(f"{n} layers {seconds(many[:n], chip, (0, 1, 2, 3)) * 1e3:.0f} ms" for n in (10, 100, 1000))
+    known = FastCostModel()
+    known.layer_costs(many, chip)
+    start = time.process_time()
+    known.layer_costs(many, chip)
+    again = time.process_time() - start
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Growth (tpu-like, all layers different): {grown}; the same 1000 asked again: {again * 1e3:.0f} ms.",
+        ]
+    )
+
+
+def analog(layer: Layer) -> Layer:
+    return replace(layer, weight_bits=2, input_bits=7, adc_bits=6)
+
+
+def segment() -> list[Layer]:
+    """The first segment of ResNet-18 as Stream validates it: the stem and its pooling digital, the rest analog."""
+    stem = [conv("conv1", "input", 3, 64, 112, f=7, s=2), pool("pool", "conv1", 64, 56, 2, Op.MAX_POOL)]
+    convs = [analog(conv(f"conv{i}", "pool", 64, 64, 56)) for i in range(4)]
+    return [
+        *stem,
+        *convs,
+        analog(conv("one", "pool", 64, 64, 56, f=1)),
+        *(add(f"add{i}", "a", "b", 64, 56) for i in range(2)),
+    ]
+
+
+def tops_per_watt(layers: list[Layer], chip: Accelerator, variant: int) -> float:
+    costs = FastCostModel().layer_costs(layers, chip)
+    energy = (
+        np.where(np.isfinite(costs.energy_pj[variant]), costs.energy_pj[variant], costs.energy_pj[0]).min(axis=1).sum()
+    )
+    return 2 * sum(x.macs for x in layers) / float(energy)
+
+
+def mixed(layers: list[Layer]) -> list[Layer]:
+    """First layer, dense layers and 1x1 convolutions digital, the other convolutions analog."""
+    return [analog(x) if x.op is Op.CONV and i and x.FX > 1 else x for i, x in enumerate(layers)]
+
+
+def diana() -> str:
+    lines = ["| figure | published | model | ours | error |", "|---|---|---|---|---|"]
+
+    def row(figure: str, published: float, model: str, ours: float, unit: str) -> None:
+        lines.append(
+            f"| {figure} | {published:,g} {unit} | {model} | {ours:,.4g} {unit} | {ours / published - 1:+.1%} |"
+        )
+
+    for name in ("diana", "diana-hierarchy"):
+        costs = FastCostModel().layer_costs(segment(), load_accelerator(name))
+        row(
+            "first segment of ResNet-18 on silicon",
+            8.12e5,
+            f"{name}, layer by layer",
+            costs.cycles[0].min(axis=1).sum(),
+            "cycles",
+        )
+    chip = load_accelerator("diana")
+    array, digital, core = chip.core("analog").analog, chip.core("digital"), chip.core("analog")
+    assert array is not None
+    row("peak digital 8/8/8", 14, "diana", 2 * 256 * chip.clock_mhz / digital.active_mw / 1e3, "TOPS/W")
+    row("peak analog 7/1.5/6", 600, "diana", 2 * array.rows * array.columns / (array.mvm_ns * core.active_mw), "TOPS/W")
+    for name in ("diana", "diana-hierarchy"):
+        chip = load_accelerator(name)
+        row("CIFAR-10 network (ResNet-20)", 7.02, name, tops_per_watt(mixed(resnet(3)), chip, 3), "TOPS/W")
+        row("ImageNet network (ResNet-18)", 5.56, name, tops_per_watt(mixed(resnet18()), chip, 0), "TOPS/W")
+    return "\n".join(lines)
+
+
+def memory_law() -> str:
+    """How often more memory costs cycles: greedy allocation does not promise the contrary."""
+    lines = ["| core | memory doubled | prices | of them higher | worst | sum of cycles |", "|---|---|---|---|---|---|"]
+    zoo = unique_layers([x for make in NETWORKS.values() for x in make()])
+    for name in ("tpu-like", "edge-tpu-like", "in-memory-analog", "edge-tpu-quad"):
+        path = GOLDEN / f"{name}.yaml"
+        chip = load_accelerator(path if path.exists() else name)
+        layers = [x for x in zoo if x.has_weights] if chip.cores[0].in_memory else zoo
+        before = FastCostModel().layer_costs(layers, chip).cycles[:, :, 0]
+        for i, memory in enumerate(chip.cores[0].memories):
+            memories = list(chip.cores[0].memories)
+            memories[i] = replace(memory, size_bits=2 * memory.size_bits)
+            larger = replace(chip, cores=(replace(chip.cores[0], memories=tuple(memories)),))
+            after = FastCostModel().layer_costs(layers, larger).cycles[:, :, 0]
+            both = np.isfinite(before) & np.isfinite(after)
+            change = after[both] / before[both] - 1
+            lines.append(
+                f"| {name} | {memory.name} | {both.sum()} | {(change > 1e-12).sum()} | {max(change.max(), 0):.1%} "
+                f"| {after[both].sum() / before[both].sum() - 1:+.2%} |"
+            )
+    return "\n".join(lines)
+
+
+def write(section: str, text: str) -> None:
+    """Replace the part of the page between this section's marks."""
+    page = PAGE.read_text()
+    begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
+    head, rest = page.split(begin)
+    PAGE.write_text(head + begin + "\n" + text + "\n" + end + rest.split(end)[1])
+    print(f"\n## {section}\n{text}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--zigzag", type=int, default=0, help="layers per core to price with ZigZag in this run")
+    sample = parser.parse_args().zigzag
+    write("accuracy", accuracy())
+    write("speed", speed(sample))
+    write("diana", diana())
+    write("memory", memory_law())
+
+
+if __name__ == "__main__":
+    main()
