@@ -125,7 +125,7 @@ class Allocator:
         t, n = self.tables, len(self.prefix) - 1
         spec = self.hierarchy.core.memories[memory]
         left = (t.total / t.cycles).ravel()
-        starts: list[Bytes] = [self.prefix[-1] if (cut := last[op]) is None else cut for op in held]
+        starts = [self.prefix[-1] if (kept := last[op]) is None else kept for op in held]
         sizes, costs = [], []
         for op, level, start in zip(held, levels, starts, strict=True):
             partial, final = (s.ravel() for s in self._sizes(op, level, double=spec.double_buffered))
