@@ -182,7 +182,7 @@ def _draw(cost: "NetworkCost", path: Path) -> None:
 
     bars = [
         Bar(
-            lane=layer.core,
+            lane=core,
             label=layer.name,
             kind="branch" if layer.branch else "backbone",
             start=layer.start,
@@ -193,6 +193,7 @@ def _draw(cost: "NetworkCost", path: Path) -> None:
             ),
         )
         for layer in sorted(cost.layers, key=lambda x: x.core)
+        for core in layer.core.split("+")
     ]
     for move in cost.transfers:
         kind, detail = ("transfer", f"for {move.consumer}") if move.consumer else ("spill", "to make room")

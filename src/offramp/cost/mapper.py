@@ -14,6 +14,7 @@ from math import inf
 from operator import le
 
 from offramp.cost.fusion import Fusion, find_fusion
+from offramp.cost.hybrid import with_teams
 from offramp.cost.model import CostModel, LayerCosts
 from offramp.cost.network import NetworkCost, checked_rates
 from offramp.cost.problem import Problem, build_problem
@@ -71,7 +72,8 @@ def map_network(
     Args:
         workload: L layers in stages.
         accelerator: the chip, C cores.
-        cost_model: prices the layers when `costs` is not given.
+        cost_model: prices the layers when `costs` is not given, and layers in stripes or shared by two cores; without
+            it nothing is fused or shared.
         costs: prices of `workload.layers` on the chip's cores, arrays of shape (4, L, C).
         exit_rates: share of samples that leaves at each exit, the last included; default: the same for every exit.
         execution: "best", or "layer-by-layer": cores one after another, every tensor through the outer memory, exits
@@ -97,8 +99,11 @@ def map_network(
         if cost_model is None:
             raise InternalError("map_network needs costs or a cost_model")
         costs = cost_model.layer_costs(workload.layers, accelerator)
-    fusion = find_fusion(workload, accelerator, cost_model) if cost_model and execution == "best" else None
-    problem = build_problem(workload, accelerator, costs, rates, pinned or {}, fusion)
+    fusion, teams = None, None
+    if cost_model is not None and execution == "best":
+        fusion = find_fusion(workload, accelerator, cost_model)
+        accelerator, costs, teams = with_teams(workload.layers, accelerator, costs, cost_model)
+    problem = build_problem(workload, accelerator, costs, rates, pinned or {}, fusion, teams)
     if execution == "layer-by-layer":
         return network_cost(problem, _layer_by_layer(problem, OBJECTIVES[objective]))
     return network_cost(problem, _best(problem, OBJECTIVES[objective]))
@@ -332,7 +337,7 @@ def _without_exits(p: Problem, used: Sequence[bool]) -> tuple[Problem, list[int]
     rates = tuple(r for r, u in zip(p.rates, [*used, True], strict=True) if u)
     names = p.accelerator.core_names
     pinned = {p.layers[i].name: names[p.cores_of[i][0]] for i in kept if len(p.cores_of[i]) == 1}
-    return build_problem(workload, p.accelerator, table, rates, pinned, _kept_fusion(p.fusion, kept)), kept
+    return build_problem(workload, p.accelerator, table, rates, pinned, _kept_fusion(p.fusion, kept), p.teams), kept
 
 
 def _kept_fusion(fusion: Fusion | None, kept: Sequence[int]) -> Fusion | None:

@@ -10,6 +10,7 @@ from math import inf
 from typing import NamedTuple
 
 from offramp.cost.fusion import Fusion, Stripes
+from offramp.cost.hybrid import Teams
 from offramp.cost.model import LayerCosts
 from offramp.errors import AccelerationError, choose
 from offramp.ir.accelerator import Accelerator, Core, Memory, Operand
@@ -68,6 +69,7 @@ class Problem:
             `routes[memory][core]` lead from one to another.
         outer_cycles, outer_read, outer_write: cycles and picojoules per byte of the outer memory.
         striped: layers that may run in stripes (`cost.fusion`), by index.
+        members: the cores that a core stands for: itself, or those of a team (`cost.hybrid`).
         must_move: [layer][core]: some reader of the layer's output cannot run where the core's memory is.
         rates, reach: share of samples that leave at each exit, and that reach each stage.
     """
@@ -100,6 +102,8 @@ class Problem:
     reach: tuple[float, ...]
     last_input_reader: int
     must_move: list[list[bool]]
+    members: list[tuple[int, ...]]
+    teams: Teams | None
     fusion: Fusion | None
     striped: "dict[int, StripedLayer]"
 
@@ -111,6 +115,7 @@ def build_problem(
     rates: tuple[float, ...],
     pinned: Mapping[str, str],
     fusion: Fusion | None = None,
+    teams: Teams | None = None,
 ) -> Problem:
     """Turn a workload, a chip and prices into tables.
 
@@ -149,6 +154,8 @@ def build_problem(
         ways=_ways(layers, cycles, energy, costs.peak_bytes.transpose(1, 2, 0).tolist()),
         cores_of=cores_of,
         must_move=_must_move(inputs, cores_of, memory_of),
+        members=_members(accelerator, teams),
+        teams=teams,
         fusion=fusion,
         striped=_striped(fusion) if fusion is not None else {},
         alike=_alike(accelerator, cycles, memory_of),
@@ -191,6 +198,12 @@ def _uses(inputs: Sequence[tuple[int, ...]]) -> list[int]:
             if source >= 0:
                 counts[source] += 1
     return counts
+
+
+def _members(accelerator: Accelerator, teams: Teams | None) -> list[tuple[int, ...]]:
+    names = accelerator.core_names
+    known = teams.cores if teams is not None else {}
+    return [tuple(names.index(m) for m in known[name]) if name in known else (i,) for i, name in enumerate(names)]
 
 
 def _striped(fusion: Fusion) -> dict[int, StripedLayer]:

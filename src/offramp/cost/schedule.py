@@ -186,7 +186,8 @@ def place(p: Problem, before: State, layer: int, core: int, keep: Keep) -> State
     variant = 2 * on_chip + kept
     need = max(own, min(way.working[variant], size))
     occupied = _make_room(p, s, layer, memory, need, on_chip, moves) if memory >= 0 else 0.0
-    start = max(_fetch(p, s, layer, core, memory, on_chip, moves), s.core_free[core], s.release)
+    free = max([s.core_free[member] for member in p.members[core]])
+    start = max(_fetch(p, s, layer, core, memory, on_chip, moves), free, s.release)
     if memory >= 0 and s.pending:
         start = _wait_for_room(p, s, memory, occupied, start)
     end = _run(p, s, layer, way, start, variant)
@@ -195,7 +196,8 @@ def place(p: Problem, before: State, layer: int, core: int, keep: Keep) -> State
     energy = way.energy[variant] + sum([m.energy for m in moves])
     went = keep if kept else Keep.OUTER
     _commit(p, s, layer, memory if kept else -1, went, way.output_bytes, start, end, energy)
-    s.core_free[core] = end
+    for member in p.members[core]:
+        s.core_free[member] = end
     step = Step(layer, core, variant, start, end, energy, occupied, went, way.times > 1, tuple(moves))
     s.steps = Trail(step, s.steps)
     return s
@@ -213,7 +215,7 @@ def _way(p: Problem, layer: int, core: int, fed: bool, keep: Keep) -> Way:
 def can_stream(p: Problem, layer: int, core: int) -> bool:
     """True when the layer may hand its output row by row to the next one on this core, whatever that does then."""
     own = p.striped.get(layer)
-    if own is None or own.stripes.next < 0 or p.memory_of[core] < 0:
+    if own is None or own.stripes.next < 0 or p.memory_of[core] < 0 or len(p.members[core]) > 1:
         return False
     after = p.striped[own.stripes.next]
     fits = max(own.stripes.output_bytes, after.stripes.input_bytes) <= p.memory_bytes[p.memory_of[core]]

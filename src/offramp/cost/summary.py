@@ -13,11 +13,8 @@ LINK, SPILL = "link", "spill"
 def network_cost(p: Problem, state: State) -> NetworkCost:
     """The price list of a complete schedule."""
     steps = state.path()
-    names = p.accelerator.core_names
     modes = tuple(ExitMode.SPECULATE if x.speculates else ExitMode.WAIT for x in state.exits[:-1])
-    mapping = Mapping(
-        assignments=tuple(Assignment(p.layers[s.layer].name, names[s.core]) for s in steps), exit_modes=modes
-    )
+    mapping = Mapping(assignments=tuple(a for s in steps for a in _assignments(p, s)), exit_modes=modes)
     return NetworkCost(
         name=p.workload.name,
         accelerator=p.accelerator.name,
@@ -31,6 +28,14 @@ def network_cost(p: Problem, state: State) -> NetworkCost:
         exit_rates=p.rates,
         transfers=tuple(_transfer(p, step, move) for step in steps for move in step.moves),
     )
+
+
+def _assignments(p: Problem, step: Step) -> list[Assignment]:
+    """One core for the layer, or the cores of a team with their channels."""
+    layer, core = p.layers[step.layer].name, p.accelerator.core_names[step.core]
+    if p.teams is None or core not in p.teams.cores:
+        return [Assignment(layer, core)]
+    return [Assignment(layer, c, k) for c, k in zip(p.teams.cores[core], p.teams.shares[core, layer], strict=True)]
 
 
 def _transfer(p: Problem, step: Step, move: Move) -> TransferCost:
