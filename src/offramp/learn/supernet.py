@@ -1,8 +1,9 @@
 """Shared weights: one training run from which every candidate of a space is cut.
 
-Each step trains the largest network, the smallest and random ones together (the sandwich rule of Yu & Huang, ICCV
-2019); the largest learns from the labels, the others also from its deepest exit (in-place distillation, Yu et al.,
-ECCV 2020). At every mounting point one branch kind is drawn per step, so that many kinds cost no more than one.
+Each step trains the largest network and a random one, every second step the smallest in its place (the sandwich rule
+of Yu & Huang, ICCV 2019, spread over two steps); the largest learns from the labels, the others also from its deepest
+exit (in-place distillation, Yu et al., ECCV 2020). The largest has a branch of a drawn kind at every mounting point,
+the others one branch at a drawn place, so that many kinds cost no more than one.
 Candidates read prefixes of the shared tensors (`nn.shared`), in training as in a cut-out network. In a second phase
 the weights of random candidates are rounded to the bits that each of their layers drew, straight-through, so that low
 bits find shared weights that bear them; batch norms behind the convolutions make this the rounding of folded weights.
@@ -35,14 +36,12 @@ class Sandwich:
 
     Attributes:
         smallest: the narrowest and shallowest candidate.
-        sample: draws the random candidates; exits are drawn apart, at every mounting point that a candidate has.
-        random: how many of them.
+        sample: draws the random candidates; their exits are drawn apart.
         rounded_from: step from which the weights of random candidates are rounded; None: never.
     """
 
     smallest: Architecture
     sample: Sample
-    random: int = 1
     rounded_from: int | None = None
 
 
@@ -76,26 +75,30 @@ class SandwichLoss:
             self.kinds.setdefault(choice.mounting_point, []).append(choice.branch)
 
     def __call__(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
-        """Mean loss of the largest, the smallest and the drawn candidates; logits of the largest."""
+        """Mean loss of the largest network and of the step's other one; logits of the largest."""
         rng = np.random.default_rng(seed_of(self.seed, step, 4))
         largest = Architecture(backbone=self.network.name, exits=self._exits(rng))
         logits = self._logits(largest, x, keep_statistics=True)
         total, teacher = self.loss(logits, y), logits[-1].detach()
-        drawn = [self.sandwich.smallest, *(self.sandwich.sample(rng) for _ in range(self.sandwich.random))]
         late = self.sandwich.rounded_from is not None and step >= self.sandwich.rounded_from
-        for number, candidate in enumerate(drawn):
-            fitted = self._with_exits(candidate, self._exits(rng))
-            total = total + self.loss(self._logits(fitted, x, rounds=late and number > 0), y, teacher)
-        return total / (1 + len(drawn)), logits
+        random = step % 2 == 0
+        candidate = self.sandwich.sample(rng) if random else self.sandwich.smallest
+        fitted = self._with_exit(candidate, self._exits(rng), rng)
+        other = self.loss(self._logits(fitted, x, rounds=late and random), y, teacher)
+        return (total + other) / 2, logits
 
     def _exits(self, rng: np.random.Generator) -> tuple[ExitChoice, ...]:
         """One branch kind at every mounting point."""
         return tuple(ExitChoice(point, kinds[rng.integers(len(kinds))]) for point, kinds in sorted(self.kinds.items()))
 
-    def _with_exits(self, candidate: Architecture, exits: tuple[ExitChoice, ...]) -> Architecture:
+    def _with_exit(
+        self, candidate: Architecture, exits: tuple[ExitChoice, ...], rng: np.random.Generator
+    ) -> Architecture:
+        """The candidate with one of these exits, at a place that it has."""
         bare = replace(candidate, exits=())
         blocks = skeleton(bare, self.network.full).blocks[:-1]
-        return replace(bare, exits=tuple(e for e in exits if e.mounting_point in blocks))
+        places = [e for e in exits if e.mounting_point in blocks]
+        return replace(bare, exits=(places[rng.integers(len(places))],)) if places else bare
 
     def _logits(
         self, candidate: Architecture, x: Tensor, *, keep_statistics: bool = False, rounds: bool = False
