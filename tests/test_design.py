@@ -19,6 +19,7 @@ from offramp.config import Budget
 from offramp.data import load_dataset
 from offramp.deploy.bundle import open_bundle
 from offramp.deploy.runtime import Runner
+from offramp.designer import with_certification
 from offramp.errors import FormatError, InfeasibleError, UserError
 from offramp.ir.pareto import dominates
 from offramp.ir.trial import Status, minimised
@@ -118,6 +119,17 @@ def test_constraints_that_nothing_meets_give_an_empty_front(tmp_path: Path) -> N
     assert all(t.status is Status.INFEASIBLE for t in found.trials)
     with pytest.raises(InfeasibleError, match="the front is empty: none of"):
         _ = found.knee
+
+
+def test_a_promise_is_certified_on_samples_set_aside(tmp_path: Path) -> None:
+    dataset = load_dataset("digits", seed=3)
+    fewer, aside = with_certification(dataset)
+    assert len(fewer.val) + len(aside) == len(dataset.val) and len(aside) >= len(dataset.val) // 2
+    promise = "accuracy drop <= 5 % with probability 0.9"
+    found = study(tmp_path / "run", subset=None, guarantee=promise)
+    assert found.front
+    with pytest.raises(FormatError, match="guarantee"):
+        study(tmp_path / "run", subset=None)
 
 
 def test_the_page_and_the_manifest_tell_the_same(result: Design) -> None:

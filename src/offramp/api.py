@@ -158,7 +158,7 @@ def design(
         constraints: limits such as `latency_ms<=5`.
         accuracy_drop: validation accuracy that exits may cost a network, a fraction.
         policy: exit policy.
-        guarantee: such as `accuracy drop <= 1 % with probability 0.95`; takes the place of `accuracy_drop`.
+        guarantee: such as `accuracy drop <= 1 % with probability 0.95`; half of validation is set aside to certify it.
         budget: epochs of each phase; by default from the size of the training set.
         subset: keep this many training and validation samples.
         progress: called with (phase, done, total, remark).

@@ -67,7 +67,8 @@ class StudyConfig:
         constraints: texts such as `latency_ms<=5`.
         accuracy_drop: how much validation accuracy (a fraction) the exits may cost a network against the best
             that its exits can reach; thresholds are solved for it.
-        guarantee: a text such as `accuracy drop <= 1 % with probability 0.95`, instead of `accuracy_drop`.
+        guarantee: a text such as `accuracy drop <= 1 % with probability 0.95` that finished
+            networks keep; half of the validation samples are set aside for it.
     """
 
     data: str

@@ -9,16 +9,18 @@ It only puts the rooms in a row and decides what lies where in a run folder:
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from offramp.config import Budget, StudyConfig, default_budget
 from offramp.cost.engine import FastCostModel
 from offramp.cost.network import NetworkCost
-from offramp.data import Dataset
+from offramp.data import Dataset, Split
 from offramp.deploy.bundle import write_bundle
 from offramp.deploy.manifest import OperatingPoint, PartCost, Predicted
 from offramp.evaluate import (
@@ -94,6 +96,10 @@ class Designer:
         progress: Progress | None = None,
     ) -> None:
         check_objectives(config.objectives)
+        guarantee = parse_guarantee(config.guarantee) if config.guarantee else None
+        aside = None
+        if guarantee is not None:
+            dataset, aside = with_certification(dataset)
         self.config, self.dataset, self.folder = config, dataset, config.run
         self.report = progress or (lambda phase, done, total, remark: None)
         self.space = space or derive_space(describe(full), accelerator)
@@ -107,7 +113,8 @@ class Designer:
             execution=config.execution,
             policy=check_policy(config.policy, where="--policy"),
             accuracy_drop=config.accuracy_drop,
-            guarantee=parse_guarantee(config.guarantee) if config.guarantee else None,
+            guarantee=guarantee,
+            certification=aside,
             tune_epochs=self.budget.tune_epochs,
             tune_samples=self.budget.tune_samples,
             tune_config=TrainConfig(learning_rate=1e-3),
@@ -260,7 +267,9 @@ class Designer:
             load_weights(self._weights(f"trial-{number}"), network)
         tune(self.bed, network, epochs=self.budget.finish_epochs, seed=seed + 1)
         first = price(self.bed, architecture)
-        done = with_test(self.bed, judge(self.bed, architecture, network, first, number=number, seed=seed))
+        done = with_test(
+            self.bed, judge(self.bed, architecture, network, first, number=number, seed=seed, certify=True)
+        )
         journal.append(self._keep(name, done), phase=phase)
         return done
 
@@ -291,6 +300,14 @@ class Designer:
             seed=self.config.seed,
             versions=versions(),
         )
+
+
+def with_certification(dataset: Dataset) -> tuple[Dataset, Split]:
+    """Half of the validation samples set aside, by the dataset's seed, for a guarantee."""
+    order = np.random.default_rng([dataset.seed, 5]).permutation(len(dataset.val))
+    kept, aside = np.sort(order[::2]), np.sort(order[1::2])
+    x, y = dataset.val.x, dataset.val.y
+    return replace(dataset, val=Split(x[kept], y[kept])), Split(x[aside], y[aside])
 
 
 def _spread(trials: Sequence[Trial], most: int) -> list[Trial]:

@@ -58,7 +58,8 @@ class Testbed:
         constraints: limits that a trial must keep.
         objective: "energy", "latency" or "edp": what mapping and thresholds minimise.
         accuracy_drop: validation accuracy that thresholds may cost, against the best of the network's own exits.
-        guarantee: takes the place of `accuracy_drop` when given.
+        guarantee: the promise that thresholds of finished networks keep.
+        certification: samples that only the guarantee sees: no training, no search, no choice of exits.
         tune_config, tune_epochs, tune_samples: quantization-aware training of every candidate.
     """
 
@@ -72,6 +73,7 @@ class Testbed:
     policy: str = "max_softmax"
     accuracy_drop: float = 0.005
     guarantee: Guarantee | None = None
+    certification: Split | None = None
     tune_epochs: int = 1
     tune_samples: int = 8192
     tune_config: TrainConfig
@@ -236,9 +238,21 @@ def evaluate(
 
 
 def judge(
-    bed: Testbed, architecture: Architecture, network: PreparedNetwork, first: NetworkCost, *, number: int, seed: int
+    bed: Testbed,
+    architecture: Architecture,
+    network: PreparedNetwork,
+    first: NetworkCost,
+    *,
+    number: int,
+    seed: int,
+    certify: bool = False,
 ) -> Evaluated:
-    """Temperatures, exits and thresholds of a trained network, and its figures on validation data."""
+    """Temperatures, exits and thresholds of a trained network, and its figures on validation data.
+
+    Args:
+        first: price under equal exit rates.
+        certify: choose thresholds that keep the testbed's promise, when it has one.
+    """
     val = bed.dataset.val
     logits = predict(network, val.x, noise_seed=seed)
     temperatures = tuple(fit_temperature(row, val.y) for row in logits)
@@ -252,6 +266,8 @@ def judge(
     sure, right = evidence(bed.policy, logits[list(kept)], val.y, scales)
     cost = first if chosen == architecture else price(bed, chosen)
     solution = thresholds(bed, sure, right, cost)
+    if certify and bed.guarantee is not None and len(kept) > 1:
+        solution = certified(bed, network, scales, solution, (sure, right), seed=seed)
     cost = price(bed, chosen, solution.exit_rates)
     metrics = expected_figures(bed, chosen, cost, solution)
     missed = misses(figures(metrics), bed.constraints)
@@ -327,13 +343,32 @@ def leaving_costs(bed: Testbed, cost: NetworkCost) -> NDArray[np.float64]:
 
 
 def thresholds(bed: Testbed, sure: NDArray[np.float64], right: NDArray[np.bool_], cost: NetworkCost) -> Solution:
-    """One threshold per kept exit: the cheapest that keep the accuracy floor, or the promise when one was asked for."""
+    """One threshold per kept exit: the cheapest that keep the accuracy floor."""
     leaving = leaving_costs(bed, cost)
-    if bed.guarantee is not None:
-        return guaranteed(sure, right, leaving, bed.guarantee, policy=bed.policy)
     steps, nothing = np.diff(leaving, prepend=0.0), np.zeros_like(leaving)
     floor = accuracy_floor(bed, right)
     return solve(sure, right, steps, nothing, accuracy_floor=floor, select=False, policy=bed.policy)
+
+
+def certified(
+    bed: Testbed,
+    network: PreparedNetwork,
+    temperatures: Sequence[float],
+    solution: Solution,
+    validation: Evidence,
+    *,
+    seed: int,
+) -> Solution:
+    """Thresholds that keep the testbed's promise, from samples that nothing else has seen; figures on validation data.
+
+    Raises:
+        InfeasibleError: an accuracy was promised that no setting is certified to reach.
+    """
+    assert bed.guarantee is not None and bed.certification is not None
+    logits = predict(network, bed.certification.x, noise_seed=seed)
+    sure, right = evidence(bed.policy, logits, bed.certification.y, temperatures)
+    found = guaranteed(sure, right, solution.costs, bed.guarantee, policy=bed.policy, seed=seed)
+    return apply(*validation, found.exits, found.thresholds, solution.costs)
 
 
 def stage_macs(stages: tuple[Stage, ...]) -> NDArray[np.float64]:
