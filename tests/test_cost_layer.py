@@ -76,16 +76,15 @@ def test_no_layer_is_faster_than_the_array(layer: Layer, name: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(layers(), st.sampled_from(sorted(CHIPS)), st.sampled_from([(8, 4), (8, 2), (4, 2)]))
-def test_fewer_weight_bits_never_cost_more(layer: Layer, name: str, bits: tuple[int, int]) -> None:
+def test_fewer_weight_bits_never_cost_more_energy(layer: Layer, name: str, bits: tuple[int, int]) -> None:
     more, fewer = (prices(replace(layer, weight_bits=b), CHIPS[name]) for b in bits)
     both = more.feasible & fewer.feasible
     assert (fewer.energy_pj[both] <= more.energy_pj[both] * (1 + 1e-12)).all()
-    assert (fewer.cycles[both] <= more.cycles[both] * (1 + 1e-12)).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(layers(), st.sampled_from(sorted(CHIPS)), st.sampled_from([(8, 7), (8, 4), (7, 4)]))
-def test_fewer_bits_everywhere_never_cost_more(layer: Layer, name: str, bits: tuple[int, int]) -> None:
+def test_fewer_bits_everywhere_never_cost_more_energy(layer: Layer, name: str, bits: tuple[int, int]) -> None:
     more, fewer = (
         prices(replace(layer, input_bits=b, output_bits=b, weight_bits=8 if b == 7 else b), CHIPS[name]) for b in bits
     )

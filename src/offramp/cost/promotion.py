@@ -1,9 +1,9 @@
-"""Fewer bits never cost more: a layer may always be kept and computed at a higher precision than it has.
+"""Fewer bits never cost more energy: a layer may always be kept and computed at a higher precision than it has.
 
 A search that takes the fastest mapping of each precision on its own can pay more energy for four bits than for eight,
 where a hair less latency needs another mapping. So a layer is also priced one step up - first its weights, then its
-activations - and takes that price whenever its own is worse in cycles or in energy. The steps are those of the search
-space (weights 2, 4, 8 bits, activations 4, 7, 8); eight bits and more stand for themselves.
+activations - and takes that price whenever its own needs more energy. The steps are those of the search space
+(weights 2, 4, 8 bits, activations 4, 7, 8); eight bits and more stand for themselves.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,9 @@ def _next(bits: int, steps: Sequence[int]) -> int:
 
 
 def take_cheaper(costs: CoreCosts, above: CoreCosts) -> None:
-    """Replace prices in place where the step above is better in cycles or in energy (arrays of equal shape)."""
-    worse = (above.cycles < costs.cycles) | (above.energy_pj < costs.energy_pj)
+    """Replace prices in place where the step above costs less energy, or no more and fewer cycles (equal shapes)."""
+    quicker = (above.energy_pj <= costs.energy_pj) & (above.cycles < costs.cycles)
+    worse = (above.energy_pj < costs.energy_pj) | quicker
     for own, other in (
         (costs.cycles, above.cycles),
         (costs.energy_pj, above.energy_pj),
