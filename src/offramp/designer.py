@@ -40,6 +40,7 @@ from offramp.exits.guarantee import parse_guarantee
 from offramp.exits.policy import check_policy
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture, ExitChoice
+from offramp.ir.pareto import front_indices, layered_indices
 from offramp.ir.trial import Status, Trial, check_objectives
 from offramp.learn.resume import EpochRecord
 from offramp.learn.supernet import Sandwich, SandwichLoss
@@ -54,7 +55,8 @@ from offramp.nn.widths import sort_channels
 from offramp.report.run_folder import FINISH, STATIC
 from offramp.search.constraints import parse_constraints
 from offramp.search.derive import derive_space
-from offramp.search.front import front as front_of
+from offramp.search.front import feasible
+from offramp.search.front import points as points_of
 from offramp.search.journal import Journal
 from offramp.search.space import Space
 from offramp.search.strategy import make_strategy
@@ -82,6 +84,7 @@ class Designer:
     Attributes:
         bed: what every candidate is evaluated on.
         space: the candidates.
+        teacher: the static network in float, once it is trained; finished points follow it.
         folder: the run folder.
     """
 
@@ -120,6 +123,7 @@ class Designer:
             tune_config=TrainConfig(learning_rate=1e-3),
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
+        self.teacher: EarlyExitNetwork | None = None
         self.neutral = Architecture(backbone=full.name, default_precision=self.space.default_precision)
         price(self.bed, self.neutral)
 
@@ -234,12 +238,16 @@ class Designer:
         seed = trial_seed(self.config.seed, 1)
         path, epochs = self._weights("static-float"), self.budget.static_epochs
         plain = self._train_float("static", start, path, epochs=epochs, seed=seed)
+        self.teacher = plain
         return self._finished(journal, "static", STATIC_NUMBER, self.neutral, plain, seed)
 
     def finish(self, journal: Journal, trials: Sequence[Trial]) -> list[Evaluated]:
-        """Points of the front, trained on with their own precision, with figures on test data."""
-        points = front_of(trials, self.config.objectives, self.bed.constraints)
-        points = _spread(points, self.budget.finish_points)
+        """Points of the front, trained on with their own precision, with figures on test data.
+
+        A tuned trial is a rough guess of a finished one, so what lies right behind the front is finished too, up to
+        `budget.finish_points`.
+        """
+        points = candidates_to_finish(feasible(trials, self.bed.constraints), self.config, self.budget.finish_points)
         return [self._finish_point(journal, t, i, len(points)) for i, t in enumerate(points)]
 
     def _finish_point(self, journal: Journal, trial: Trial, index: int, total: int) -> Evaluated:
@@ -265,7 +273,7 @@ class Designer:
         else:
             network = prepare_layers(self.bed, architecture, plain, seed=seed)
             load_weights(self._weights(f"trial-{number}"), network)
-        tune(self.bed, network, epochs=self.budget.finish_epochs, seed=seed + 1)
+        tune(self.bed, network, epochs=self.budget.finish_epochs, seed=seed + 1, teacher=self.teacher)
         first = price(self.bed, architecture)
         done = with_test(
             self.bed, judge(self.bed, architecture, network, first, number=number, seed=seed, certify=True)
@@ -310,11 +318,13 @@ def with_certification(dataset: Dataset) -> tuple[Dataset, Split]:
     return replace(dataset, val=Split(x[kept], y[kept])), Split(x[aside], y[aside])
 
 
-def _spread(trials: Sequence[Trial], most: int) -> list[Trial]:
-    """At most so many points of a front, its ends among them."""
-    if len(trials) <= most:
-        return list(trials)
-    return [trials[round(i * (len(trials) - 1) / max(most - 1, 1))] for i in range(most)]
+def candidates_to_finish(trials: Sequence[Trial], config: StudyConfig, most: int) -> list[Trial]:
+    """At most so many feasible trials: points spread along the front, then those behind it."""
+    values = points_of(trials, config.objectives)
+    front = front_indices(values)
+    if len(front) > most:
+        return [trials[front[round(i * (len(front) - 1) / max(most - 1, 1))]] for i in range(most)]
+    return [trials[i] for i in layered_indices(values)[:most]]
 
 
 def _temperatures(trial: Trial) -> tuple[float, ...]:

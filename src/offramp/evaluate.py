@@ -32,7 +32,7 @@ from offramp.ir.architecture import Architecture
 from offramp.ir.trial import Metrics, Status, Trial
 from offramp.ir.workload import Stage, Workload
 from offramp.learn.predict import Logits, accuracies, predict
-from offramp.learn.train import OnEpoch, TrainConfig, fit
+from offramp.learn.train import TrainConfig, fit
 from offramp.nn.analog import AnalogSettings
 from offramp.nn.backbones import Backbone
 from offramp.nn.describe import describe
@@ -183,9 +183,12 @@ def tune(
     epochs: int,
     seed: int,
     samples: int | None = None,
-    on_epoch: OnEpoch | None = None,
+    teacher: EarlyExitNetwork | None = None,
 ) -> PreparedNetwork:
-    """Quantization-aware training in place, on the first `samples`; read noise is on where a core has it."""
+    """Quantization-aware training in place, on the first `samples`; read noise is on where a core has it.
+
+    Every exit follows the teacher's deepest when there is one, else the network's own.
+    """
     if epochs:
         data = bed.dataset
         fit(
@@ -195,8 +198,8 @@ def tune(
             seed=seed,
             config=bed.tune_config,
             augmentation=data.augmentation,
+            teacher=teacher,
             device=bed.device,
-            on_epoch=on_epoch,
         )
     return network
 

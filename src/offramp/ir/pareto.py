@@ -26,8 +26,20 @@ def front_indices(points: Sequence[Sequence[float]]) -> list[int]:
     return kept
 
 
+def layered_indices(points: Sequence[Sequence[float]]) -> list[int]:
+    """All indices, the front first, then the front of the rest, and so on (non-dominated sorting)."""
+    left, ordered = list(range(len(points))), []
+    while left:
+        layer = [left[i] for i in front_indices([points[i] for i in left])]
+        ordered += layer
+        left = [i for i in left if i not in layer]
+    return ordered
+
+
 def knee_index(points: Sequence[Sequence[float]]) -> int:
     """The point nearest to the ideal corner after each objective is scaled to [0, 1] over the given points.
+
+    Of points equally near, the best in the first objective (then the second, ...), whatever the order of the points.
 
     Raises:
         ValueError: there are no points.
@@ -37,4 +49,5 @@ def knee_index(points: Sequence[Sequence[float]]) -> int:
     values: Points = np.asarray(points, dtype=np.float64)
     low, high = values.min(axis=0), values.max(axis=0)
     scaled = (values - low) / np.where(high > low, high - low, 1.0)
-    return int(np.argmin(np.square(scaled).sum(axis=1)))
+    distance = np.square(scaled).sum(axis=1).round(12)
+    return min(range(len(values)), key=lambda i: (distance[i], *values[i]))
