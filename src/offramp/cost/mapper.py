@@ -127,7 +127,7 @@ def _best(p: Problem, objective: Objective) -> State:
     time, energy, _ = accumulated(p, serial)
     found += search(p, _free_rules(p), lambda t, e, et: (max(t / time, e / energy), t * e))
     fair = min([s for s in [*plain, *found] if _no_dearer(p, s, serial)], key=lambda s: _score(p, s, objective))
-    alone = [s for s in plain if len({step.core for step in s.path()}) == 1]
+    alone = [s for s in [*plain, *found] if len({step.core for step in s.path()}) == 1]
     return fair if all(_score(p, fair, objective) <= _score(p, s, objective) for s in alone) else best
 
 
