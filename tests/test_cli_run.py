@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli_inside import offramp
 from deploy_networks import resnet8
 from offramp.data.dataset import load_dataset
 from offramp.deploy.bundle import write_bundle
@@ -29,12 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def offramp(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "offramp", *arguments], capture_output=True, text=True, check=False)
-
-
 def test_json_has_what_the_page_promises(folder: Path) -> None:
-    done = offramp("run", str(folder), "--data", "digits", "--json", "--limit", "100")
+    command = [sys.executable, "-m", "offramp", "run", str(folder), "--data", "digits", "--json", "--limit", "100"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["samples"] == 100 and 0 <= report["accuracy"] <= 1

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli_inside import offramp
 from deploy_networks import dscnn, inputs_for, random_network, resnet8
 from offramp.cost.network import NetworkCost
 from offramp.data.dataset import load_dataset
@@ -138,10 +137,6 @@ def test_one_layer_on_cortex() -> None:
     layer = quantized_workload(resnet8(shape=(3, 8, 8), widths=(4, 4, 8))).layers[1]
     ((_, microseconds),) = profile_layers([layer], "qemu-m4")
     assert layer.macs < microseconds * 25 < 30 * layer.macs
-
-
-def offramp(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "offramp", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_measure_command_writes_yaml_beside_the_bundle(folder: Path) -> None:

@@ -3,7 +3,7 @@
  * C11, no heap, nothing but stdint and string. Right shifts of negative integers are taken to be arithmetic, as every
  * compiler for the machines at hand makes them. Weights of a row lie in planes: for 4 bits the low halves of the bytes
  * hold the first half of the row, for 2 bits each of the four fields holds a quarter, so that unpacking needs no
- * shuffling. Rows are padded with zeros to a multiple of OFFRAMP_ROW.
+ * shuffling. Rows are padded with zeros to a multiple of 8 integers (16 at 2 bits).
  */
 #ifndef OFFRAMP_KERNELS_H
 #define OFFRAMP_KERNELS_H
@@ -24,7 +24,6 @@
 #define OFFRAMP_KERNEL static inline
 #endif
 
-#define OFFRAMP_ROW 8
 #define OFFRAMP_PIXELS 4
 #define OFFRAMP_LANES 16
 
@@ -110,8 +109,12 @@ static inline void offramp_store(const offramp_scale *scale, int k, int count, c
 
 static inline int16_t offramp_value(uint8_t byte, int is_signed) { return is_signed ? (int8_t)byte : (int16_t)byte; }
 
-static inline int offramp_padded(int n) { return (n + OFFRAMP_ROW - 1) / OFFRAMP_ROW * OFFRAMP_ROW; }
+static inline int offramp_padded(int n, int bits) {
+    const int row = bits == 2 ? 16 : 8;
+    return (n + row - 1) / row * row;
+}
 
+/* Sums of one weight row with four patches of n values each, n apart. */
 #ifdef __ARM_FEATURE_DSP
 static inline int16x2_t offramp_pair(const int16_t *x) {
     int16x2_t pair;
@@ -119,26 +122,45 @@ static inline int16x2_t offramp_pair(const int16_t *x) {
     return pair;
 }
 
-/* Sums of one weight row with four patches of n values each, n apart: two products per instruction (SMLAD). */
-static inline void offramp_dot8(const int8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
-    const int16_t *x1 = x + n, *x2 = x1 + n, *x3 = x2 + n, *const end = x1;
-    int32_t a = 0, b = 0, c = 0, d = 0;
-    for (; x < end; w += 4, x += 4, x1 += 4, x2 += 4, x3 += 4) {
-        int8x4_t four;
-        memcpy(&four, w, sizeof four);
-        const uint32_t even = (uint32_t)__sxtb16(four);
-        const uint32_t odd = (uint32_t)__sxtb16((int8x4_t)((uint32_t)four >> 8 | (uint32_t)four << 24));
-        const int16x2_t low = (int16x2_t)((even & 0xffffu) | odd << 16), high = (int16x2_t)(even >> 16 | (odd & 0xffff0000u));
-        a = __smlad(high, offramp_pair(x + 2), __smlad(low, offramp_pair(x), a));
-        b = __smlad(high, offramp_pair(x1 + 2), __smlad(low, offramp_pair(x1), b));
-        c = __smlad(high, offramp_pair(x2 + 2), __smlad(low, offramp_pair(x2), c));
-        d = __smlad(high, offramp_pair(x3 + 2), __smlad(low, offramp_pair(x3), d));
+static inline uint32_t offramp_word(const uint8_t *w) {
+    uint32_t word;
+    memcpy(&word, w, sizeof word);
+    return word;
+}
+
+typedef struct {
+    int32_t a, b, c, d;
+} offramp_sums;
+
+/* Four weights, one per byte, with the four inputs of each patch: two products per instruction (SMLAD). */
+static inline offramp_sums offramp_four(uint32_t four, const int16_t *x, int n, offramp_sums s) {
+    const uint32_t even = (uint32_t)__sxtb16((int8x4_t)four), odd = (uint32_t)__sxtb16((int8x4_t)(four >> 8 | four << 24));
+    const int16x2_t low = (int16x2_t)((even & 0xffffu) | odd << 16), high = (int16x2_t)(even >> 16 | (odd & 0xffff0000u));
+    const int16_t *x1 = x + n, *x2 = x1 + n, *x3 = x2 + n;
+    s.a = __smlad(high, offramp_pair(x + 2), __smlad(low, offramp_pair(x), s.a));
+    s.b = __smlad(high, offramp_pair(x1 + 2), __smlad(low, offramp_pair(x1), s.b));
+    s.c = __smlad(high, offramp_pair(x2 + 2), __smlad(low, offramp_pair(x2), s.c));
+    s.d = __smlad(high, offramp_pair(x3 + 2), __smlad(low, offramp_pair(x3), s.d));
+    return s;
+}
+
+static inline void offramp_rows(const uint8_t *w, int bits, const int16_t *x, int n, int32_t *acc) {
+    const uint8_t *const end = w + n * bits / 8;
+    const uint32_t sign = bits == 4 ? 0x08080808u : 0x02020202u, mask = 2 * sign - 0x01010101u;
+    offramp_sums s = {0, 0, 0, 0};
+    if (bits == 8) {
+        for (const uint8_t *at = w; at < end; at += 4, x += 4) s = offramp_four(offramp_word(at), x, n, s);
+    } else {
+        for (int shift = 0; shift < 8; shift += bits)
+            for (const uint8_t *at = w; at < end; at += 4, x += 4) {
+                const uint32_t field = (offramp_word(at) >> shift) & mask;
+                s = offramp_four((uint32_t)__ssub8((int8x4_t)(field ^ sign), (int8x4_t)sign), x, n, s);
+            }
     }
-    acc[0] = a, acc[1] = b, acc[2] = c, acc[3] = d;
+    acc[0] = s.a, acc[1] = s.b, acc[2] = s.c, acc[3] = s.d;
 }
 #else
-/* Sums of one weight row with four patches of n values each, n apart. */
-static inline void offramp_dot8(const int8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
+static inline void offramp_row8(const int8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
     const int16_t *x1 = x + n, *x2 = x + 2 * n, *x3 = x + 3 * n;
     int32_t a = 0, b = 0, c = 0, d = 0;
     for (int i = 0; i < n; i++) {
@@ -150,9 +172,8 @@ static inline void offramp_dot8(const int8_t *restrict w, const int16_t *restric
     }
     acc[0] = a, acc[1] = b, acc[2] = c, acc[3] = d;
 }
-#endif
 
-static inline void offramp_dot4(const uint8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
+static inline void offramp_row4(const uint8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
     const int16_t *x1 = x + n, *x2 = x + 2 * n, *x3 = x + 3 * n;
     const int h = n / 2;
     int32_t a = 0, b = 0, c = 0, d = 0;
@@ -166,7 +187,7 @@ static inline void offramp_dot4(const uint8_t *restrict w, const int16_t *restri
     acc[0] = a, acc[1] = b, acc[2] = c, acc[3] = d;
 }
 
-static inline void offramp_dot2(const uint8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
+static inline void offramp_row2(const uint8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
     const int q = n / 4;
     acc[0] = acc[1] = acc[2] = acc[3] = 0;
     for (int plane = 0; plane < 4; plane++) {
@@ -182,6 +203,13 @@ static inline void offramp_dot2(const uint8_t *restrict w, const int16_t *restri
         acc[0] += a, acc[1] += b, acc[2] += c, acc[3] += d;
     }
 }
+
+static inline void offramp_rows(const uint8_t *w, int bits, const int16_t *x, int n, int32_t *acc) {
+    if (bits == 8) offramp_row8((const int8_t *)w, x, n, acc);
+    else if (bits == 4) offramp_row4(w, x, n, acc);
+    else offramp_row2(w, x, n, acc);
+}
+#endif
 
 /* The same for a single patch (dense layers). */
 static inline int32_t offramp_dot_one(const uint8_t *w, int bits, const int16_t *x, int n) {
@@ -202,9 +230,7 @@ static inline int32_t offramp_dot_one(const uint8_t *w, int bits, const int16_t 
 
 static inline void offramp_dot(const uint8_t *w, int bits, const int16_t *x, int n, int pixels, int32_t *acc) {
     if (pixels == 1) acc[0] = offramp_dot_one(w, bits, x, n);
-    else if (bits == 8) offramp_dot8((const int8_t *)w, x, n, acc);
-    else if (bits == 4) offramp_dot4(w, x, n, acc);
-    else offramp_dot2(w, x, n, acc);
+    else offramp_rows(w, bits, x, n, acc);
 }
 
 /* Copy `count` bytes as int16, through the array's input converter when there is one. */
@@ -243,7 +269,7 @@ static inline void offramp_gather(const offramp_conv_layer *l, const uint8_t *in
                 offramp_widen(row, to + fx * count, count, l->in_signed, l->array);
         }
     }
-    offramp_zero(to, offramp_padded(used) - used);
+    offramp_zero(to, offramp_padded(used, l->weight_bits) - used);
 }
 
 /* Patches of the input for some output positions of one group, block by block. Patches beyond `pixels` keep what they
@@ -253,7 +279,7 @@ static inline void offramp_patches(const offramp_conv_layer *l, const uint8_t *i
     const int per_group = l->in_c / l->groups;
     for (int c = 0; c < per_group; c += l->block) {
         const int count = per_group - c < l->block ? per_group - c : l->block;
-        const int n = offramp_padded(l->k_h * l->k_w * count);
+        const int n = offramp_padded(l->k_h * l->k_w * count, l->weight_bits);
         for (int i = 0; i < pixels; i++)
             offramp_gather(l, in, (p + i) / l->out_w, (p + i) % l->out_w, g * per_group + c, count, x + i * n);
         x += OFFRAMP_PIXELS * n;
@@ -271,7 +297,8 @@ static inline const uint8_t *offramp_channel(const offramp_conv_layer *l, const 
                                              int pixels, int32_t *total) {
     const int per_group = l->in_c / l->groups;
     for (int c = 0; c < per_group; c += l->block) {
-        const int n = offramp_padded(l->k_h * l->k_w * (per_group - c < l->block ? per_group - c : l->block));
+        const int count = per_group - c < l->block ? per_group - c : l->block;
+        const int n = offramp_padded(l->k_h * l->k_w * count, l->weight_bits);
         int32_t acc[OFFRAMP_PIXELS];
         offramp_dot(w, l->weight_bits, x, n, pixels, acc);
         for (int i = 0; i < pixels; i++) total[i] += offramp_convert(l->array, acc[i]);
@@ -320,14 +347,15 @@ OFFRAMP_KERNEL void offramp_dense(const offramp_conv_layer *layer, const uint8_t
     for (int c = 0; c < l->in_c; c += l->block) {
         const int count = l->in_c - c < l->block ? l->in_c - c : l->block;
         offramp_widen(in + c, x, count, l->in_signed, l->array);
-        offramp_zero(x + count, offramp_padded(count) - count);
-        x += offramp_padded(count);
+        const int n = offramp_padded(count, l->weight_bits);
+        offramp_zero(x + count, n - count);
+        x += n;
     }
     for (int k = 0; k < l->out_c; k++) {
         int32_t total = l->bias ? l->bias[k] : 0;
         x = patch;
         for (int c = 0; c < l->in_c; c += l->block) {
-            const int n = offramp_padded(l->in_c - c < l->block ? l->in_c - c : l->block);
+            const int n = offramp_padded(l->in_c - c < l->block ? l->in_c - c : l->block, l->weight_bits);
             total += offramp_convert(l->array, offramp_dot_one(w, l->weight_bits, x, n));
             w += n * l->weight_bits / 8;
             x += n;

@@ -1,7 +1,7 @@
 """Weights as bytes, packed at 8, 4 or 2 bits in planes, in the order in which `kernels.h` reads them (channels last).
 
 A row of n integers at b bits takes n * b / 8 bytes; field f of byte i holds element i + f * (n * b / 8). Rows are
-padded with zeros to a multiple of 8. It knows no C syntax.
+padded with zeros to a multiple of 8 integers (16 at 2 bits, so that a plane is whole words). It knows no C syntax.
 """
 
 import numpy as np
@@ -11,7 +11,6 @@ from offramp.deploy.plan import Step
 from offramp.errors import UserError
 from offramp.ir.quantized import NodeOp
 
-ROW = 8
 LANES = 16
 Bytes = NDArray[np.uint8]
 
@@ -27,9 +26,14 @@ def is_depthwise(step: Step) -> bool:
     return step.node.op is NodeOp.CONV and step.node.groups == channels == step.target.shape[0] and channels > 1
 
 
-def padded(n: int, multiple: int = ROW) -> int:
+def padded(n: int, multiple: int) -> int:
     """The next multiple."""
     return -(-n // multiple) * multiple
+
+
+def row_multiple(bits: int) -> int:
+    """What the length of a row is padded to."""
+    return 16 if bits == 2 else 8
 
 
 def pack_rows(rows: NDArray[np.int8], bits: int) -> Bytes:
@@ -63,7 +67,9 @@ def pack_weights(step: Step) -> Bytes:
     parts = [
         last[:, :, i : i + block_of(step)].reshape(len(weight), -1) for i in range(0, last.shape[2], block_of(step))
     ]
-    wide_parts = [pack_rows(np.pad(p, ((0, 0), (0, padded(p.shape[1]) - p.shape[1]))), bits) for p in parts]
+    wide_parts = [
+        pack_rows(np.pad(p, ((0, 0), (0, padded(p.shape[1], row_multiple(bits)) - p.shape[1]))), bits) for p in parts
+    ]
     return np.concatenate(wide_parts, axis=1).ravel()
 
 
@@ -83,4 +89,6 @@ def patch_elements(step: Step) -> int:
     channels = step.sources[0].size if step.node.op is NodeOp.DENSE else step.node.weight.shape[1]
     block = block_of(step)
     counts = [min(block, channels - i) for i in range(0, channels, block)]
-    return (1 if step.node.op is NodeOp.DENSE else 4) * sum(padded(area * n) for n in counts)
+    return (1 if step.node.op is NodeOp.DENSE else 4) * sum(
+        padded(area * n, row_multiple(storage_bits(step.node.weight_bits))) for n in counts
+    )
