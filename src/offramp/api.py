@@ -136,7 +136,7 @@ def design(
     constraints: Sequence[str] = (),
     trials: int = 24,
     seed: int = 0,
-    accuracy_drop: float = 0.005,
+    accuracy_drop: float = 0.002,
     policy: str = "max_softmax",
     guarantee: str | None = None,
     execution: str = "best",

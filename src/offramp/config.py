@@ -81,7 +81,7 @@ class StudyConfig:
     constraints: tuple[str, ...] = ()
     trials: int = 24
     seed: int = 0
-    accuracy_drop: float = 0.005
+    accuracy_drop: float = 0.002
     policy: str = "max_softmax"
     guarantee: str | None = None
     execution: str = "best"
@@ -97,7 +97,7 @@ class StudyConfig:
                 f"an accuracy drop of {self.accuracy_drop}",
                 wanted="a fraction from 0 to 1",
                 where="--accuracy-drop",
-                write="--accuracy-drop 0.005",
+                write="--accuracy-drop 0.002",
             )
         if len(self.objectives) < 2:
             raise UserError(

@@ -319,12 +319,25 @@ def with_certification(dataset: Dataset) -> tuple[Dataset, Split]:
 
 
 def candidates_to_finish(trials: Sequence[Trial], config: StudyConfig, most: int) -> list[Trial]:
-    """At most so many feasible trials: points spread along the front, then those behind it."""
+    """At most so many feasible trials: points spread along the front, then those behind it.
+
+    The last place belongs to the early-exit network with the dearest worst case: validation noise favours the small
+    ones of a short tuning, and the large ones gain most from a long one.
+    """
     values = points_of(trials, config.objectives)
     front = front_indices(values)
-    if len(front) > most:
-        return [trials[front[round(i * (len(front) - 1) / max(most - 1, 1))]] for i in range(most)]
-    return [trials[i] for i in layered_indices(values)[:most]]
+    chosen = [front[round(i * (len(front) - 1) / max(most - 1, 1))] for i in range(most)]
+    chosen = chosen if len(front) > most else layered_indices(values)[:most]
+    early = [i for i, t in enumerate(trials) if t.architecture.exits and t.metrics is not None]
+    largest = max(early, key=lambda i: worst_energy(trials[i]), default=None)
+    if largest is not None and largest not in chosen and most > 1:
+        chosen = [*chosen[: most - 1], largest]
+    return [trials[i] for i in chosen]
+
+
+def worst_energy(trial: Trial) -> float:
+    """Energy of a sample that takes every exit branch, in microjoules."""
+    return trial.metrics.worst_energy_uj if trial.metrics is not None else 0.0
 
 
 def _temperatures(trial: Trial) -> tuple[float, ...]:

@@ -71,7 +71,7 @@ class Testbed:
     objective: str = "energy"
     execution: str = "best"
     policy: str = "max_softmax"
-    accuracy_drop: float = 0.005
+    accuracy_drop: float = 0.002
     guarantee: Guarantee | None = None
     certification: Split | None = None
     tune_epochs: int = 1

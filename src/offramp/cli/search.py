@@ -35,13 +35,15 @@ def search_command(
     constraint: Annotated[list[str] | None, typer.Option("--constraint", help="such as latency_ms<=5; repeat")] = None,
     trials: Annotated[int, typer.Option("--trials", help="candidates to evaluate")] = 24,
     seed: Annotated[int, typer.Option("--seed", help="of all randomness")] = 0,
-    accuracy_drop: Annotated[float, typer.Option("--accuracy-drop", help="what exits may cost, a fraction")] = 0.005,
+    accuracy_drop: Annotated[float, typer.Option("--accuracy-drop", help="what exits may cost, a fraction")] = 0.002,
     policy: Annotated[str, typer.Option("--policy", help="max_softmax, margin, entropy or patience")] = "max_softmax",
     guarantee: Annotated[
         str | None, typer.Option("--guarantee", help='"accuracy drop <= 1 % with probability 0.95"')
     ] = None,
     execution: Annotated[str, typer.Option("--execution", help="best or layer-by-layer")] = "best",
-    epochs: Annotated[int | None, typer.Option("--epochs", help="of the shared weights, and of the static network")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="of the shared weights, and of the static network")
+    ] = None,
     tune_epochs: Annotated[int | None, typer.Option("--tune-epochs", help="of every trial")] = None,
     finish_epochs: Annotated[int | None, typer.Option("--finish-epochs", help="of every point of the front")] = None,
     subset: Annotated[
