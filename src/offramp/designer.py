@@ -120,7 +120,7 @@ class Designer:
             certification=aside,
             tune_epochs=self.budget.tune_epochs,
             tune_samples=self.budget.tune_samples,
-            tune_config=TrainConfig(learning_rate=1e-3),
+            tune_config=TrainConfig(learning_rate=2e-3),
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
         self.teacher: EarlyExitNetwork | None = None
