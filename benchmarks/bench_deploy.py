@@ -141,18 +141,18 @@ def bench_table(early: Bundle, x: np.ndarray, backbone_name: str, networks: int,
     ends = [stage.branch[-1] for workload in workloads for stage in workload.stages]
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.yaml"
-        write_table(table, profile_layers(layers, "host", ends=ends, rounds=100), "host")
+        write_table(table, profile_layers(layers, "host", ends=ends, rounds=300), "host")
         machine, pairs = load_accelerator(f"table:{table}"), []
         for number, network in enumerate(priced):
             path = Path(folder) / f"b{number}"
             own = network is early.network
             thresholds = early.thresholds if own else (1e9,) * (len(network.stages) - 1)
             bundle = open_bundle(write_bundle(path, network, thresholds=thresholds, policy=early.manifest.policy))
-            measured = measure(bundle, "host", x[:200] if own else x[:3], rounds=100)
+            measured = measure(bundle, "host", x[:200] if own else x[:3], rounds=300)
             rates = tuple(n / measured.samples for n in measured.exits)
             cost = map_network(quantized_workload(network), machine, cost_model=FastCostModel(), exit_rates=rates)
             predicted = cost.milliseconds(cost.expected(rates).latency_cycles) * 1e3
-            reached = np.cumsum([s.together.median for s in measured.stages])
+            reached = np.cumsum([s.together.q1 for s in measured.stages])  # as the profile takes it
             pairs.append((predicted, float(np.dot(rates, reached)), measured.whole["p50"]))
     predicted, stages, whole = np.array(pairs).T
     errors = np.abs(predicted - stages) / stages

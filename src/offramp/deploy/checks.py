@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto
 
-from offramp.deploy.onnx import OPSET, logits_name
+from offramp.deploy.onnx import OPSET, carried_shape, logits_name
 from offramp.deploy.plan import Plan, Tensor
 from offramp.errors import FormatError
 
 OPERATORS = frozenset(
     {
         "Add", "AveragePool", "Clip", "Conv", "DequantizeLinear", "Div", "Flatten", "Gemm", "GlobalAveragePool",
-        "Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "Round", "Slice", "Sum",
+        "Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "Round", "Slice", "Sum", "Transpose",
     }
 )  # fmt: skip
 STANDARD = frozenset({"", "ai.onnx"})
@@ -66,7 +66,7 @@ def _check_ends(graph: onnx.GraphProto, plan: Plan, index: int, where: str) -> N
 
 
 def _form(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
-    return TensorProto.UINT8, (tensor.size,) if tensor.flat else tensor.shape
+    return TensorProto.UINT8, carried_shape(tensor)
 
 
 def _found(info: onnx.ValueInfoProto) -> tuple[int, tuple[int, ...]]:

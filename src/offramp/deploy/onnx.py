@@ -274,27 +274,50 @@ def logits_name(stage: StagePlan) -> str:
     return next(step.node.name for step in stage.steps if step.is_logits)
 
 
-def value_info(tensor: Tensor) -> onnx.ValueInfoProto:
-    """A carried tensor as an ONNX input or output."""
-    shape = [tensor.size] if tensor.flat else list(tensor.shape)
-    return helper.make_tensor_value_info(tensor.name, TensorProto.UINT8, [BATCH, *shape])
+def carried_shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of a carried tensor without its batch: channels last, as the integer kernels keep it between layers."""
+    channels, rows, columns = tensor.shape
+    return (tensor.size,) if tensor.flat else (rows, columns, channels)
+
+
+def _carried_info(tensor: Tensor, name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.UINT8, [BATCH, *carried_shape(tensor)])
+
+
+def _receive(graph: GraphWriter, tensor: Tensor) -> onnx.ValueInfoProto:
+    """A carried tensor as an input; inside the graph it has its own name and channels first."""
+    if tensor.flat:
+        graph.flat |= {tensor.name}
+        return _carried_info(tensor, tensor.name)
+    name = f"{tensor.name}/last"
+    graph.op("Transpose", [name], tensor.name, perm=[0, 3, 1, 2])
+    return _carried_info(tensor, name)
+
+
+def _carry(graph: GraphWriter, tensor: Tensor) -> onnx.ValueInfoProto:
+    """A carried tensor as an output, under a name that no input has."""
+    name = f"{tensor.name}/carried"
+    if tensor.flat:
+        graph.op("Identity", [_value(graph, tensor, flat=True)], name)
+    else:
+        graph.op("Transpose", [tensor.name], name, perm=[0, 2, 3, 1])
+    return _carried_info(tensor, name)
 
 
 def stage_model(plan: Plan, index: int, *, exact_weights: bool = False) -> onnx.ModelProto:
     """One stage: reads the real input or the tensor carried into it, gives the tensor carried on and its logits.
 
-    The last stage gives logits alone. Inputs and outputs: float32 [N, C, H, W] input, uint8 carried tensors,
-    float32 [N, classes] logits.
+    The last stage gives logits alone. Inputs and outputs: float32 [N, C, H, W] input, uint8 carried tensors
+    [N, H, W, C] (`carried_shape`), float32 [N, classes] logits.
     """
     stage, graph, last = plan.stages[index], GraphWriter(exact_weights=exact_weights), index == len(plan.stages) - 1
     if index == 0:
         source = helper.make_tensor_value_info(write_input(graph, plan), TensorProto.FLOAT, [BATCH, *plan.input.shape])
     else:
-        source = value_info(stage.received)
-        graph.flat |= {stage.received.name} if stage.received.flat else set()
+        source = _receive(graph, stage.received)
     for step in stage.steps:
         write_step(graph, step)
-    outputs = [] if last else [_carry(graph, stage)]
+    outputs = [] if last else [_carry(graph, stage.carried)]
     outputs.append(_logits_info(plan, stage))
     return make_model(f"{plan.network.name}_stage{index}", graph, [source], outputs)
 
@@ -317,22 +340,11 @@ def part_model(plan: Plan, index: int, *, branch: bool) -> onnx.ModelProto:
             source = write_input(graph, plan)
             inputs.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, [BATCH, *plan.input.shape]))
         else:
-            inputs.append(value_info(tensor))
-            graph.flat |= {tensor.name} if tensor.flat else set()
+            inputs.append(_receive(graph, tensor))
     for step in steps:
         write_step(graph, step)
-    output = _logits_info(plan, stage) if branch else _carry(graph, stage)
+    output = _logits_info(plan, stage) if branch else _carry(graph, stage.carried)
     return make_model(f"part{index}", graph, inputs, [output])
-
-
-def _carry(graph: GraphWriter, stage: StagePlan) -> onnx.ValueInfoProto:
-    """The carried tensor as an output; one that the stage only passes on needs a name of its own."""
-    value = _value(graph, stage.carried, flat=stage.carried.flat)
-    if stage.carried.name == stage.received.name:
-        value = graph.op("Identity", [value], f"{value}/passed")
-    info = value_info(stage.carried)
-    info.name = value
-    return info
 
 
 def make_model(

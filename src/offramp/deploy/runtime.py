@@ -17,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
+from offramp.deploy.onnx import carried_shape
 from offramp.deploy.plan import StagePlan
 from offramp.errors import DataError, UserError
 from offramp.exits.policy import decide
@@ -61,11 +62,10 @@ class BoundStage:
     def __init__(self, session: Any, source: NDArray[Any], stage: StagePlan, classes: int, *, last: bool) -> None:
         self.source, self.binding = source, session.io_binding()
         self.logits = np.zeros((1, classes), np.float32)
-        shape = (stage.carried.size,) if stage.carried.flat else stage.carried.shape
-        self.carried = np.zeros((1, *shape), np.uint8)
+        self.carried = np.zeros((1, *carried_shape(stage.carried)), np.uint8)
         entry = session.get_inputs()[0].name
         self.binding.bind_input(entry, "cpu", 0, source.dtype.type, list(source.shape), source.ctypes.data)
-        results = [self.logits] if last else [self.carried, self.logits]
+        results: list[NDArray[Any]] = [self.logits] if last else [self.carried, self.logits]
         for info, array in zip(session.get_outputs(), results, strict=True):
             self.binding.bind_output(info.name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         self.run = partial(session.run_with_iobinding, self.binding)
