@@ -120,7 +120,7 @@ class Designer:
             certification=aside,
             tune_epochs=self.budget.tune_epochs,
             tune_samples=self.budget.tune_samples,
-            tune_config=TrainConfig(learning_rate=2e-3),
+            tune_config=TrainConfig(learning_rate=1e-3),
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
         self.teacher: EarlyExitNetwork | None = None
@@ -326,8 +326,10 @@ def candidates_to_finish(trials: Sequence[Trial], config: StudyConfig, most: int
     """
     values = points_of(trials, config.objectives)
     front = front_indices(values)
-    chosen = [front[round(i * (len(front) - 1) / max(most - 1, 1))] for i in range(most)]
-    chosen = chosen if len(front) > most else layered_indices(values)[:most]
+    if len(front) > most:
+        chosen = [front[round(i * (len(front) - 1) / max(most - 1, 1))] for i in range(most)]
+    else:
+        chosen = layered_indices(values)[:most]
     early = [i for i, t in enumerate(trials) if t.architecture.exits and t.metrics is not None]
     largest = max(early, key=lambda i: worst_energy(trials[i]), default=None)
     if largest is not None and largest not in chosen and most > 1:
