@@ -211,3 +211,19 @@ def test_a_backbone_of_the_users_own(tmp_path: Path) -> None:
     assert found.static.metrics.macs == 8 * 8 * 9 * 8 + 8 * 8 * 9 * 64 + 80
     with pytest.raises(UserError, match="write"):
         offramp.design("digits", net, "diana", run=tmp_path / "own", budget=TINY, subset=500, trials=2)
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    assert 8 <= sum(bool(line.strip()) for line in example.splitlines()) <= 14
+    monkeypatch.chdir(tmp_path)
+    tiny = "trials=2, budget=Budget(shared_epochs=2, static_epochs=2, tune_epochs=1, finish_epochs=1, finish_points=2)"
+    exec(example.replace("trials=24", tiny), {"Budget": Budget})
+    assert (tmp_path / "runs" / "python" / "report.html").is_file()
+
+
+def test_the_command_of_the_readme_is_the_demo() -> None:
+    root = Path(__file__).parents[1]
+    command = "offramp search --data digits --backbone resnet8 --accelerator diana --run runs/demo"
+    assert command in (root / "README.md").read_text() and command in (root / "Makefile").read_text()
