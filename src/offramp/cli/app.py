@@ -15,6 +15,14 @@ app = typer.Typer(
     name="offramp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 
+PLAIN_WIDTH = 120
+"""Columns of tables that do not go to a terminal."""
+
+
+def console() -> Console:
+    """Where answers for people go: stdout, at a fixed width when it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+
 
 def main() -> None:
     """Run the command line and leave with its exit code."""

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from offramp.cli.app import app
+from offramp.cli.app import app, console
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.c.generate import write_c
 from offramp.deploy.single_file import single_model
@@ -36,7 +35,7 @@ def _export_c(bundle: Bundle, out: Path, point: str) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", wanted="a folder", where="OUT")
     sizes = write_c(out, bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
-    Console(highlight=False).print(
+    console().print(
         f"{out}/offramp.c: activations {sizes.arena_bytes} bytes, scratch {sizes.scratch_bytes} bytes, "
         f"weights and tables {sizes.weight_bytes} bytes"
     )
@@ -49,4 +48,4 @@ def _export_onnx(bundle: Bundle, out: Path, point: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     content = model.SerializeToString()
     out.write_bytes(content)
-    Console(highlight=False).print(f"{out}: {len(content)} bytes")
+    console().print(f"{out}: {len(content)} bytes")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from offramp.cli.app import app
+from offramp.cli.app import app, console
 from offramp.cli.run import read_samples
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.measure import DEVICES, Measurement, measure, to_data, write_measured
@@ -69,8 +69,8 @@ def _check_device(device: str) -> None:
 
 
 def _print(measured: Measurement, bundle: Bundle, target: Path) -> None:
-    console = Console(highlight=False)
-    console.print(f"{measured.device} ({measured.machine}), {measured.samples} samples, in {measured.unit}")
+    out = console()
+    out.print(f"{measured.device} ({measured.machine}), {measured.samples} samples, in {measured.unit}")
     table = Table("stage", "backbone", "branch", "together", "quartiles", "predicted (us)")
     predicted = bundle.manifest.predicted
     for index, stage in enumerate(measured.stages):
@@ -81,12 +81,12 @@ def _print(measured: Measurement, bundle: Bundle, target: Path) -> None:
             priced = f"{cost * 1e3:,.1f}"
         values = [f"{q.median:,.1f}" for q in (stage.backbone, stage.branch, t)]
         table.add_row(str(index), *values, f"{t.q1:,.1f} .. {t.q3:,.1f}", priced)
-    console.print(table)
+    out.print(table)
     whole = measured.whole
-    console.print("a sample: " + ", ".join(f"{name} {whole[name]:,.1f}" for name in ("mean", "p50", "p99", "max")))
+    out.print("a sample: " + ", ".join(f"{name} {whole[name]:,.1f}" for name in ("mean", "p50", "p99", "max")))
     for name, value in measured.memory.items():
-        console.print(f"{name}: {value:,}")
-    console.print(f"written to {target}")
+        out.print(f"{name}: {value:,}")
+    out.print(f"written to {target}")
 
 
 @app.command("profile")
@@ -124,7 +124,7 @@ def profile_command(
 
         rows = profile_layers(layers, device, ends=ends, rounds=rounds, on_layer=done)
     write_table(out, rows, device, name=f"{backbone_name}-{device}")
-    Console(highlight=False).print(f"{len(rows)} layers of {len(workloads)} networks on {device}: {out}")
+    console().print(f"{len(rows)} layers of {len(workloads)} networks on {device}: {out}")
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:

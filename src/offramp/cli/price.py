@@ -4,16 +4,14 @@ The network is a backbone by name, a bundle, or an ONNX file; only the first nee
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from offramp.cli.app import app
+from offramp.cli.app import app, console
 from offramp.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ DEFAULT_INPUT = (3, 32, 32), 10
 INPUTS: dict[str, tuple[tuple[int, int, int], int]] = {"dscnn": ((1, 49, 10), 12), "mobilenetv1": ((3, 96, 96), 2)}
 """Input shape and classes of MLPerf Tiny's tasks (github.com/mlcommons/tiny); other backbones are made for CIFAR-10."""
 BACKENDS = ("fast", "zigzag")
-PLAIN_WIDTH = 120
-"""Characters of a table that is not printed to a terminal."""
 
 
 @app.command("price")
@@ -206,11 +202,10 @@ def _draw(cost: "NetworkCost", path: Path) -> None:
 
 
 def _print(cost: "NetworkCost", chip: "Accelerator") -> None:
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else PLAIN_WIDTH)
-    console.print(_layer_table(cost, f"{cost.name} on {chip.name} at {chip.clock_mhz:g} MHz"))
+    out = console()
+    out.print(_layer_table(cost, f"{cost.name} on {chip.name} at {chip.clock_mhz:g} MHz"))
     if len(cost.stages) > 1:
-        console.print(_stage_table(cost))
+        out.print(_stage_table(cost))
     for line in _summary(cost):
         typer.echo(line)
 

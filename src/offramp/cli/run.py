@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
-from offramp.cli.app import app
+from offramp.cli.app import app, console
 from offramp.data.dataset import Dataset, Normalization, load_dataset
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.runtime import Runner
@@ -123,23 +122,21 @@ def predicted_cost(bundle: Bundle, exit_rates: list[float]) -> dict[str, Any] | 
 
 def print_run(report: dict[str, Any]) -> None:
     """What a run gave, for people: exits in a table, measured beside predicted."""
-    console = Console(highlight=False)
-    console.print(
-        f"{report['samples']} samples ({report['data']}, {report['split']}): accuracy {report['accuracy']:.4f}"
-    )
+    out = console()
+    out.print(f"{report['samples']} samples ({report['data']}, {report['split']}): accuracy {report['accuracy']:.4f}")
     table = Table("exit", "rate", "accuracy", "samples run by its stage", "threshold")
     thresholds = [f"{t:.4f}" for t in report["thresholds"]] + ["takes the rest"]
     rows = zip(report["exit_rates"], report["accuracy_per_exit"], report["stage_executions"], thresholds, strict=True)
     for index, (rate, accuracy, ran, threshold) in enumerate(rows):
         table.add_row(str(index), f"{rate:.3f}", "-" if accuracy is None else f"{accuracy:.4f}", str(ran), threshold)
-    console.print(table)
+    out.print(table)
     timed = report["measured_latency_ms"]
-    console.print(
+    out.print(
         f"measured ({timed['device']}): mean {timed['mean']:.3f} ms, p50 {timed['p50']:.3f}, p99 {timed['p99']:.3f}"
     )
     if report["predicted"]:
         p = report["predicted"]
-        console.print(
+        out.print(
             f"predicted ({p['accelerator']}): mean {p['latency_ms']:.4g} ms, {p['energy_uj']:.4g} uJ; "
             f"worst {p['worst_latency_ms']:.4g} ms, {p['worst_energy_uj']:.4g} uJ"
         )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from offramp.cli.app import app
+from offramp.cli.app import app, console
 from offramp.config import Budget, default_budget
 
 PHASES = {
@@ -146,7 +146,7 @@ def _run_knee(result: Any, data: str, data_dir: Path | None) -> None:
 
 def _print(result: Any, data: str, data_dir: Path | None) -> None:
     """The front against the static network, then the knee's bundle run on test data."""
-    console = Console(highlight=False)
+    out = console()
     table = Table("", "accuracy val", "test", "energy uJ", "latency ms", "worst ms", "MMACs", "exits (rate)")
     rows = [(str(p.trial.number), p) for p in result.front]
     for name, point in [*rows, ("static", result.static)]:
@@ -155,10 +155,10 @@ def _print(result: Any, data: str, data_dir: Path | None) -> None:
         exits = ", ".join(f"{place} ({rate:.0%})" for place, rate in zip(places, t.exit_rates, strict=True))
         figures = [f"{m.energy_uj:.4g}", f"{m.latency_ms:.4g}", f"{m.worst_latency_ms:.4g}", f"{m.macs / 1e6:.3g}"]
         table.add_row(name, f"{m.accuracy_val:.4f}", f"{m.accuracy_test:.4f}", *figures, exits)
-    console.print(table)
+    out.print(table)
     if result.bundle is None:
-        console.print(f"the front is empty: {result.note}")
+        out.print(f"the front is empty: {result.note}")
         return
-    console.print(f"knee: trial {result.knee.trial.number}; report: {result.run / 'report.html'}")
-    console.print(f"offramp run {result.bundle} --data {data}")
+    out.print(f"knee: trial {result.knee.trial.number}; report: {result.run / 'report.html'}")
+    out.print(f"offramp run {result.bundle} --data {data}")
     _run_knee(result, data, data_dir)
