@@ -225,6 +225,18 @@ def test_prices_do_not_depend_on_company_or_memory_of_earlier_calls() -> None:
     np.testing.assert_array_equal(again.energy_pj, together.energy_pj)
 
 
+@pytest.mark.parametrize("name", ["tpu-like", "edge-tpu-like", "in-memory-analog"])
+def test_a_layer_costs_the_same_alone_and_among_many(name: str) -> None:
+    many = [x for x in unique_layers(mobilenetv2()) if x.has_weights or name != "in-memory-analog"]
+    model = FastCostModel(remember=False)
+    together = model.layer_costs(many, CHIPS[name])
+    for i, layer in enumerate(many[::3]):
+        alone = model.layer_costs([layer], CHIPS[name])
+        np.testing.assert_array_equal(alone.cycles[:, 0], together.cycles[:, 3 * i])
+        np.testing.assert_array_equal(alone.energy_pj[:, 0], together.energy_pj[:, 3 * i])
+        np.testing.assert_array_equal(alone.peak_bytes[:, 0], together.peak_bytes[:, 3 * i])
+
+
 def test_promotion_ends() -> None:
     layer: Layer | None = replace(conv("l", "input", 8, 8, 8), weight_bits=2, input_bits=3, output_bits=4)
     seen = []

@@ -7,6 +7,7 @@ mask of all factors kept at or below a level. No bandwidths and no energies here
 """
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class Allocator:
         self.tables, self.hierarchy, self.prefix, self.row = tables, hierarchy, prefix, row
         self.valid: Flags = np.ones(row.size, dtype=bool)
         self.cuts: list[list[Bytes | None]] = [[], [], []]
-        self._index: list[NDArray[np.intp]] = []
+        self._index: NDArray[np.intp] | None = None
         h = hierarchy
         last: list[Bytes | None] = [prefix[0], prefix[0], prefix[0]]
         for index in range(len(h.core.memories)):
@@ -64,12 +65,18 @@ class Allocator:
                     self.cuts[op].append(cut)
 
     @property
-    def index(self) -> list[NDArray[np.intp]]:
-        """Places of every prefix in a flattened (rows, masks) table."""
-        if not self._index:
-            base = self.row * self.tables.masks.size
-            self._index = [base + p for p in self.prefix]
+    def index(self) -> NDArray[np.intp]:
+        """(loops - 1, orders) places of the prefixes, but the empty and the full one, in a flattened (rows, masks)."""
+        if self._index is None:
+            self._index = self.row * self.tables.masks.size + self.prefix[1:-1]
         return self._index
+
+    def _at_prefixes(self, table: NDArray[Any]) -> NDArray[Any]:
+        """(loops + 1, orders) values of a (rows, masks) table at every prefix."""
+        values = np.empty(self.prefix.shape, dtype=table.dtype)
+        values[0], values[-1] = table[:, 0][self.row], self.tables.at_full(table)[self.row]
+        np.take(table, self.index, out=values[1:-1], mode="clip")
+        return values
 
     def _divide(self, memory: int, held: list[int], last: list[Bytes | None]) -> list[Bytes | None]:
         """Divide one memory between its operands."""
@@ -86,17 +93,23 @@ class Allocator:
             return None
         spec = self.hierarchy.core.memories[memory]
         partial, final = (s <= spec.size_bits for s in self._sizes(op, level, double=spec.double_buffered))
-        choose = None if op != O or level == 0 else self._starts_partial(level, start)
-        cut = np.zeros_like(start)
-        fitted = np.zeros(start.size, dtype=bool)
-        for mask, place in zip(self.prefix, self.index, strict=True):
-            fits = np.take(partial, place)
-            if choose is not None:
-                fits = np.where(choose, fits, np.take(final, place))
-            fitted |= fits & (mask == start)
-            cut = np.where(fits, mask, cut)
-        self.valid &= fitted
+        cut, fits = self._longest(partial), self._lookup(partial, start)
+        if op == O and level:
+            choose = self._lookup(self.tables.partial(level), start)
+            cut = np.where(choose, cut, self._longest(final))
+            fits = np.where(choose, fits, self._lookup(final, start))
+        self.valid &= fits
         return cut
+
+    def _longest(self, fits: Flags) -> Bytes:
+        """The longest prefix for which a (rows, masks) table is true: prefixes grow, so do their masks."""
+        kept = np.where(fits, self.tables.masks, 0).astype(np.uint8)
+        longest: Bytes = self._at_prefixes(kept).max(axis=0)
+        return longest
+
+    def _lookup(self, table: NDArray[Any], mask: Bytes) -> NDArray[Any]:
+        """Values of a (rows, masks) table at one mask of each order."""
+        return np.take(table, self.row * self.tables.masks.size + mask)
 
     def _sizes(self, op: int, level: int, *, double: bool) -> tuple[Floats, Floats]:
         """(rows, masks) bits of a level's tile as the level starts: with partial sums still to come, and without."""
@@ -114,68 +127,83 @@ class Allocator:
             return sizes, sizes
         return tile * t.rows.bits[:, 3, None], final
 
-    def _starts_partial(self, level: int, start: Bytes) -> Flags:
-        place = self.row * self.tables.masks.size + start
-        return np.asarray(np.take(self.tables.partial(level), place))
-
     def _shared(
         self, memory: int, held: list[int], levels: list[int], tops: list[bool], last: list[Bytes | None]
     ) -> list[Bytes | None]:
         """Try all divisions of a shared memory; of equals the last wins, as in LOMA."""
-        t, n = self.tables, len(self.prefix) - 1
         spec = self.hierarchy.core.memories[memory]
-        left = (t.total / t.cycles).ravel()
         starts = [self.prefix[-1] if (kept := last[op]) is None else kept for op in held]
         sizes, costs = [], []
         for op, level, start in zip(held, levels, starts, strict=True):
-            partial, final = (s.ravel() for s in self._sizes(op, level, double=spec.double_buffered))
-            choose = self._starts_partial(level, start) if op == O and level else None
-            bits = [_pick(partial, final, choose, p) for p in self.index]
+            bits, cost = self._bits_and_traffic(op, level, start, double=spec.double_buffered)
             sizes.append(bits)
-            costs.append([b * np.take(left, p) for b, p in zip(bits, self.index, strict=True)])
-        best = np.full(self.row.size, np.inf)
-        chosen = [np.zeros_like(self.prefix[0]) for _ in held]
+            costs.append(cost)
+        masks = self._best_division(sizes, costs, starts, tops, float(spec.size_bits))
+        self.valid &= self._starts_fit(sizes, starts, tops, spec.size_bits)
+        return [None if top else mask for top, mask in zip(tops, masks, strict=True)]
+
+    def _bits_and_traffic(self, op: int, level: int, start: Bytes, *, double: bool) -> tuple[Floats, Floats]:
+        """(loops + 1, orders) bits of every prefix in a memory, and what it then moves to the memory above."""
+        t = self.tables
+        partial, final = self._sizes(op, level, double=double)
+        left = t.total / t.cycles
+        bits, cost = self._at_prefixes(final), self._at_prefixes(final * left)
+        if op == O and level:
+            choose = self._lookup(t.partial(level), start)
+            bits = np.where(choose, self._at_prefixes(partial), bits)
+            cost = np.where(choose, self._at_prefixes(partial * left), cost)
+        return bits, cost
+
+    def _best_division(
+        self, sizes: list[Floats], costs: list[Floats], starts: list[Bytes], tops: list[bool], room: float
+    ) -> list[Bytes]:
+        """Masks that the operands keep, the last operand as much as the others leave."""
+        n = len(self.prefix) - 1
+        covers = [(self.prefix & start) == start for start in starts]
+        most = _Most(sizes[-1], costs[-1], covers[-1], top=tops[-1])
+        best, chosen = np.full(self.row.size, np.inf), [np.zeros(self.row.size, dtype=np.intp) for _ in sizes]
         for cut in product(*([n] if top else range(n + 1) for top in tops[:-1])):
-            room = np.full(self.row.size, float(spec.size_bits))
-            cost = np.zeros(self.row.size)
+            left, cost = np.full(self.row.size, room), np.zeros(self.row.size)
             for i, q in enumerate(cut):
-                room = room - sizes[i][q]
+                left -= sizes[i][q]
                 if not tops[i]:
-                    cost = cost + costs[i][q]
-                    room = np.where((self.prefix[q] & starts[i]) == starts[i], room, -1.0)
-            rest, mask = self._most(sizes[-1], costs[-1], starts[-1], room, top=tops[-1])
-            better = cost + rest <= best
-            best = np.where(better, cost + rest, best)
-            for i, found in enumerate((*(self.prefix[q] for q in cut), mask)):
-                chosen[i] = np.where(better, found, chosen[i])
-        self.valid &= np.isfinite(best) & self._starts_fit(sizes, starts, tops, spec.size_bits)
-        return [None if top else mask for top, mask in zip(tops, chosen, strict=True)]
+                    cost += costs[i][q]
+                    left[~covers[i][q]] = -1.0
+            rest, place = most(left)
+            cost += rest
+            better = cost <= best
+            np.copyto(best, cost, where=better)
+            for kept, q in zip(chosen, cut, strict=False):
+                np.copyto(kept, q, where=better)
+            np.copyto(chosen[-1], place, where=better)
+        self.valid &= np.isfinite(best)
+        return [self.prefix[q, np.arange(self.row.size)] for q in chosen]
 
-    def _most(
-        self, sizes: list[Floats], costs: list[Floats], start: Bytes, room: Floats, *, top: bool
-    ) -> tuple[Floats, Bytes]:
-        """The longest prefix of one operand that fits in what is left: more kept is never more traffic above."""
-        if top:
-            return np.where(sizes[-1] <= room, 0.0, np.inf), self.prefix[-1]
-        cost, mask = np.full(room.size, np.inf), self.prefix[0]
-        for q, (size, own) in enumerate(zip(sizes, costs, strict=True)):
-            fits = (size <= room) & ((self.prefix[q] & start) == start)
-            cost, mask = np.where(fits, own, cost), np.where(fits, self.prefix[q], mask)
-        return cost, mask
-
-    def _starts_fit(self, sizes: list[list[Floats]], starts: list[Bytes], tops: list[bool], room: int) -> Flags:
+    def _starts_fit(self, sizes: list[Floats], starts: list[Bytes], tops: list[bool], room: int) -> Flags:
         """Whether what is already kept below fits together, as LOMA demands before it adds factors."""
         least = np.zeros(self.row.size)
         for bits, start, top in zip(sizes, starts, tops, strict=True):
             own = bits[-1]
             if not top:
-                for mask, size in zip(self.prefix, bits, strict=True):
-                    own = np.where(mask == start, size, own)
+                place = (self.prefix < start).sum(axis=0)
+                own = bits[place, np.arange(self.row.size)]
             least = least + own
         return np.asarray(least <= room)
 
 
-def _pick(partial: Floats, final: Floats, choose: Flags | None, place: NDArray[np.intp]) -> Floats:
-    if choose is None:
-        return np.take(partial, place)
-    return np.where(choose, np.take(partial, place), np.take(final, place))
+class _Most:
+    """The longest prefix of one operand that fits in what is left: more kept is never more traffic above."""
+
+    def __init__(self, sizes: Floats, costs: Floats, covers: Flags, *, top: bool) -> None:
+        self.sizes, self.covers, self.top = sizes, covers, top
+        self.costs = np.concatenate([costs, np.full((1, costs.shape[1]), np.inf)])
+        self.ranks = np.arange(1, len(sizes) + 1, dtype=np.uint8)[:, None]
+        self.orders = np.arange(sizes.shape[1])
+
+    def __call__(self, room: Floats) -> tuple[Floats, NDArray[np.intp]]:
+        """Traffic (infinite where nothing fits) and place of the prefix."""
+        if self.top:
+            return np.where(self.sizes[-1] <= room, 0.0, np.inf), np.full(room.size, len(self.sizes) - 1)
+        fits = (self.sizes <= room) & self.covers
+        place = (fits * self.ranks).max(axis=0).astype(np.intp) - 1
+        return self.costs[place, self.orders], place

@@ -22,7 +22,7 @@ from offramp.cost.engine_windows import union_of
 
 Flags = NDArray[np.bool_]
 
-HASH = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+HASH = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], dtype=np.uint64)
 """Odd multipliers that mix masks into one key (see `_distinct`)."""
 
 
@@ -135,20 +135,19 @@ class Search:
         return masks + [full if cut is None else self._skip(cut, reuse) for cut in cuts]
 
     def _skip(self, cut: Bytes, reuse: Bytes) -> Bytes:
-        mask = cut
-        for q in range(len(self.prefix) - 1):
-            bit = self.prefix[q + 1] ^ self.prefix[q]
-            mask = mask | np.where(mask == self.prefix[q], bit & reuse, 0)
-        return mask
+        """The longest prefix that adds nothing but reusing factors to a cut."""
+        added = self.prefix & ~(cut | reuse)
+        longest: Bytes = np.where(added == 0, self.prefix, 0).max(axis=0)
+        return longest
 
     def _top_run(self, op: int, level: int, flags: Bytes) -> Bytes:
         """The flagged factors that end right below the cut over a level, within that level."""
         above = self._above(op, level)
-        below = self.masks[op][level] if level else np.zeros_like(above)
-        run = np.zeros_like(above)
-        for q in range(len(self.prefix) - 2, -1, -1):
-            bit = (self.prefix[q + 1] ^ self.prefix[q]) & flags & ~below
-            run = run | np.where(self.prefix[q + 1] == above ^ run, bit, 0)
+        if level:
+            flags = flags & ~self.masks[op][level]
+        other = above & ~self.prefix & ~flags
+        shortest = np.where(other == 0, self.prefix, 255).min(axis=0)
+        run: Bytes = above & ~shortest
         return run
 
     def _above(self, op: int, level: int) -> Bytes:
@@ -185,20 +184,23 @@ class Search:
         """Indices of orders that differ in a mask that matters, and are valid.
 
         Row and masks are mixed to a key of 64 bits (two different ones share a key with a chance of 2^-64). Of orders
-        that fall into one slot of a table the last written speaks for those with its key; every other one is kept, so
-        that nothing is lost when slots clash.
+        that fall into one slot of a table the first speaks for those with its key; every other one is kept, so that
+        nothing is lost when slots clash and the first of equals always stays.
         """
         columns = [m for masks in self.masks for m in masks] + list(self.runs.values())
-        key = self.row.astype(np.uint64)
+        words = np.zeros((self.row.size, -(-len(columns) // 8) * 8), dtype=np.uint8)
         for i, column in enumerate(columns):
-            key = (key ^ column) * HASH[i % len(HASH)]
+            words[:, i] = column
+        key = self.row.astype(np.uint64)
+        for word in words.view(np.uint64).T:
+            key = (key * HASH[0] ^ word) * HASH[1]
             key ^= key >> np.uint64(29)
         slots = 1 << max(10, key.size.bit_length())
         slot = (key & np.uint64(slots - 1)).astype(np.int32)
         table = np.zeros(slots, dtype=np.int32)
         numbers = np.flatnonzero(valid) if not valid.all() else np.arange(key.size)
         slot = slot[numbers]
-        table[slot] = numbers
+        table[slot[::-1]] = numbers[::-1]
         speaker = table[slot]
         kept: NDArray[np.intp] = numbers[(key[speaker] != key[numbers]) | (speaker == numbers)]
         return kept
