@@ -60,6 +60,10 @@ class Hierarchy:
         assert self.core.array is not None
         return len(self.core.array.dimensions)
 
+    def held_in(self, memory: int) -> list[tuple[int, int]]:
+        """(operand, level) of what a memory holds; outputs first, inputs last."""
+        return [(op, self.levels[op].index(memory)) for op in (2, 1, 0) if memory in self.levels[op]]
+
 
 @dataclass(frozen=True, slots=True)
 class Side:

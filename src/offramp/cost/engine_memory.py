@@ -23,6 +23,9 @@ from offramp.cost.variants import core_of_variant
 from offramp.ir.accelerator import Accelerator, Core, Operand
 from offramp.ir.workload import Layer
 
+np.empty(1 << 24, dtype=np.uint8)
+"""Freed at once: from then on the C library keeps freed blocks up to this size and need not ask for fresh pages."""
+
 CHUNK = 192
 """Rows searched at once: enough to amortise a call, few enough for the processor's cache."""
 
@@ -34,13 +37,13 @@ class Batch:
         self.index, self.tables, self.whole = index, tables, whole
         self._first: Search | None = None
 
-    def search(self, hierarchy: Hierarchy, passes: float) -> Search:
-        """The search of a variant; variants that only cut off levels above a memory that takes everything share one."""
-        if self._first is not None and self._only_cut(hierarchy):
-            return self._first.narrowed(hierarchy)
-        search = Search(self.tables, hierarchy, self._whole_of(hierarchy), passes)
-        self._first = self._first or search
-        return search
+    def price(self, hierarchy: Hierarchy, passes: float) -> Priced:
+        """The best mappings; variants that only cut off levels above a memory that takes everything share orders."""
+        search = self._first
+        if search is None or not self._only_cut(hierarchy):
+            search = Search(self.tables, hierarchy, self._whole_of(hierarchy))
+            self._first = self._first or search
+        return search.run(hierarchy, passes)
 
     def _whole_of(self, hierarchy: Hierarchy) -> NDArray[np.bool_]:
         names = [m.name for m in self.tables.hierarchy.core.memories]
@@ -99,7 +102,7 @@ def _fill(
     owner = np.zeros((count, 2), dtype=np.intp)
     for batch in batches:
         index, tables = batch.index, batch.tables
-        priced = batch.search(hierarchy, passes).run()
+        priced = batch.price(hierarchy, passes)
         cycles[index], energy[index] = priced.cycles, priced.memory_pj + mac[index]
         owner[index, 0], owner[index, 1] = len(groups), np.arange(index.size)
         groups.append((index, tables, priced))
@@ -163,11 +166,10 @@ def _split(
     peak = np.zeros(rows.size)
     for op, levels in enumerate(h.levels):
         for b, index in enumerate(levels):
-            table, mask = tables.boundary(op, b), priced.masks[op][b]
-            sides = [(index, table.energy_upper)] + ([(levels[b - 1], table.energy_lower)] if b else [])
-            for place, energy in sides:
+            upper, lower = tables.energies(op, b, rows, priced.masks[op][b][rows])
+            for place, energy in [(index, upper)] + ([(levels[b - 1], lower)] if b else []):
                 part = costs.parts.setdefault(names[place], np.zeros(shape))
-                part[variant, at] += np.take_along_axis(energy, mask[:, None], axis=1)[rows, 0]
+                part[variant, at] += energy
             if h.core.memories[index].off_chip:
                 continue
             held = _held_bytes(tables, priced, op, b)[rows]

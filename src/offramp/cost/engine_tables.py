@@ -7,6 +7,7 @@ is ZigZag's (Mei et al., IEEE TC 2021); docs/formulas.md writes it out.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from offramp.cost.engine_hierarchy import Hierarchy, Side, Use
 from offramp.cost.engine_layers import RELEVANT, REUSED, Floats, Rows
 from offramp.cost.engine_loops import subset_products
 from offramp.cost.engine_spatial import INDEX
+from offramp.ir.accelerator import Core
 
 I, W, O = 0, 1, 2  # noqa: E741
 """Indices of operands."""
@@ -33,7 +35,6 @@ class Boundary:
         bits_upper, bits_lower: bits of one transfer at the memory above and at one instance below.
         rate: whole bits per cycle asked of the upper and lower port on average.
         partial: whether partial sums cross it (outputs).
-        energy: picojoules of everything that crosses, at the memory above and the memory below.
     """
 
     bits_upper: Floats
@@ -41,8 +42,6 @@ class Boundary:
     rate_upper: Floats
     rate_lower: Floats
     partial: NDArray[np.bool_]
-    energy_upper: Floats
-    energy_lower: Floats
 
 
 class Tables:
@@ -200,23 +199,54 @@ class Tables:
     def _boundary(self, op: int, b: int) -> Boundary:
         partial = self.partial(b) if op == O else np.zeros((self.count, 1), dtype=bool)
         bits = self.precision(op, partial)
-        tiles = [self.tile(op, b - 1, exact=e) if b else np.ones((self.count, 1)) for e in (True, False)]
-        fed = [t * self.growth(op, b, exact=e) for t, e in zip(tiles, (True, False), strict=True)]
-        times = np.floor(self.total / self.cycles)
-        raw = tiles[1] * bits / self.cycles
-        energy_upper = self._energy(op, b, True, fed[0] * bits, times * self.instances(op, b), partial)
-        energy_lower = (
-            self._energy(op, b, False, tiles[0] * bits, times * self.instances(op, b - 1), partial) if b else 0.0
-        )
+        tile = self.tile(op, b - 1, exact=False) if b else np.ones((self.count, 1))
+        growth = self.growth(op, b, exact=False)
+        raw = tile * bits / self.cycles
+        fed = tile * growth
         return Boundary(
-            bits_upper=fed[1] * bits,
-            bits_lower=tiles[1] * bits,
-            rate_upper=np.floor(raw * self.growth(op, b, exact=False)),
+            bits_upper=fed * bits,
+            bits_lower=tile * bits,
+            rate_upper=np.floor(raw * growth),
             rate_lower=np.floor(raw),
             partial=partial,
-            energy_upper=energy_upper,
-            energy_lower=energy_lower + np.zeros_like(energy_upper),
         )
+
+    @cached_property
+    def times(self) -> Floats:
+        """(rows, masks) how often what a set of factors needs is used up."""
+        return np.asarray(np.floor(self.total / self.cycles))
+
+    def transfer(self, op: int, b: int, upper: bool, width: int) -> Floats:
+        """(rows, masks) cycles of one transfer over a boundary through a port of `width` bits."""
+        key = (op, b, upper, width)
+        if key not in self._transfers:
+            table = self.boundary(op, b)
+            self._transfers[key] = np.ceil((table.bits_upper if upper else table.bits_lower) / width)
+        return self._transfers[key]
+
+    @cached_property
+    def _transfers(self) -> dict[tuple[int, int, bool, int], Floats]:
+        return {}
+
+    def drain(self, core: Core) -> Floats:
+        """(rows,) cycles until the last results have left a systolic array."""
+        assert core.array is not None
+        rippling = [i for i, (name, _) in enumerate(core.array.dimensions) if name in core.array.systolic]
+        return np.asarray(np.maximum(self.rows.given[:, rippling] - 1.0, 0.0).sum(axis=1))
+
+    def energies(
+        self, op: int, b: int, row: NDArray[np.intp], mask: NDArray[np.unsignedinteger[Any]] | Masks
+    ) -> tuple[Floats, Floats]:
+        """Picojoules of all that crosses a boundary, at the memory above and at the one below, for rows and masks."""
+        partial = _at(self.boundary(op, b).partial, row, mask)
+        bits = self.rows.bits[row, op] if op != O else np.where(partial, self.rows.bits[row, 3], self.rows.bits[row, 2])
+        times = self.times[row, mask]
+        tile = _at(self.tile(op, b - 1, exact=True), row, mask) if b else np.ones(row.size)
+        fed = tile * self.growth(op, b, exact=True)[row, 0]
+        upper = self._energy(op, b, True, fed * bits, times * self.instances(op, b)[row, 0], partial)
+        if not b:
+            return upper, np.zeros_like(upper)
+        return upper, self._energy(op, b, False, tile * bits, times * self.instances(op, b - 1)[row, 0], partial)
 
     def _energy(self, op: int, b: int, upper: bool, bits: Floats, times: Floats, partial: NDArray[np.bool_]) -> Floats:
         sides = self.hierarchy.side
@@ -224,6 +254,10 @@ class Tables:
         if op == O:
             energy = energy + partial * _accesses(bits, times, sides.get(Use(op, b, upper, True)))
         return energy
+
+
+def _at(table: NDArray[Any], row: NDArray[np.intp], mask: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(table[row, 0] if table.shape[1] == 1 else table[row, mask])
 
 
 def span(outputs: Floats, filters: Floats, stride: Floats, limit: Floats) -> Floats:
