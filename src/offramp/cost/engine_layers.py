@@ -95,7 +95,7 @@ class Rows:
 def rows_of(forms: Sequence[Form], core: Core) -> Rows:
     """All rows of some layers on a core."""
     assert core.array is not None
-    pairs = [(i, u) for i, form in enumerate(forms) for u in unrollings(form, core)]
+    pairs = [(i, u) for i, found in enumerate(unrollings(forms, core)) for u in found]
     layer = np.array([i for i, _ in pairs], dtype=np.intp)
     sizes = np.array([_sizes(forms[i]) for i, _ in pairs], dtype=np.float64).reshape(-1, len(LOOPS))
     wanted = np.array([_factors(u) for _, u in pairs], dtype=np.float64).reshape(

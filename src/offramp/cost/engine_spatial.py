@@ -7,7 +7,7 @@ is. This file knows sizes and register widths, no costs.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from offramp.cost.layer_form import PREFERENCE, Form
@@ -22,6 +22,9 @@ INDEX = {name: i for i, name in enumerate(LOOPS)} | {"D": 0}
 KEPT = 3
 """Unrollings that the temporal search tries per layer (ZigZag's default)."""
 
+TOO_LARGE = 1 << 62
+"""In place of the largest factor of a loop: an unrolling exceeds its loop."""
+
 IRRELEVANT: dict[str, dict[Operand, set[str]]] = {
     "Conv": {Operand.I: {"K"}, Operand.W: {"B", "OX", "OY"}, Operand.O: {"C", "FX", "FY"}},
     "Gemm": {Operand.I: {"K"}, Operand.W: {"B", "D"}, Operand.O: {"C"}},
@@ -29,6 +32,9 @@ IRRELEVANT: dict[str, dict[Operand, set[str]]] = {
     "Pooling": {Operand.I: set(), Operand.W: {"B", "G", "OX", "OY"}, Operand.O: {"FX", "FY"}},
 }
 """Loops that do not change which element of an operand is used, by kind of layer."""
+
+_PLACE = {operand: i for i, operand in enumerate((Operand.I, Operand.W, Operand.O))}
+_FREE = {kind: tuple(frozenset(names[operand]) for operand in _PLACE) for kind, names in IRRELEVANT.items()}
 
 Option = tuple[tuple[str, int], ...]
 """Loops and factors on one array dimension."""
@@ -40,11 +46,13 @@ Ranked = tuple[int, int, Option]
 """(units busy, place in the order of preference, loops)."""
 
 
-def unrollings(form: Form, core: Core) -> tuple[Unrolling, ...]:
-    """The unrollings to try, best first; at most `KEPT`."""
-    assert core.array is not None
-    bits = (form.input_bits, form.weight_bits, form.partial_bits)
-    return _unrollings(form.operator, form.loops, bits, _bare(core))
+def unrollings(forms: Sequence[Form], core: Core) -> list[tuple[Unrolling, ...]]:
+    """The unrollings to try of every layer, best first; at most `KEPT`."""
+    bare = _bare(core)
+    return [
+        _unrollings(form.operator, form.loops, (form.input_bits, form.weight_bits, form.partial_bits), bare)
+        for form in forms
+    ]
 
 
 @lru_cache(maxsize=1024)
@@ -63,20 +71,20 @@ class _Bare:
         self.fixed = dict(core.array.dataflow)
         self.ports = tuple(self._ports())
         self.rooms = tuple(
-            (operand, memory.size_bits, served)
+            (_PLACE[operand], memory.size_bits, served)
             for memory in self.inner
             for operand in memory.operands
             if (served := tuple(i for i, (d, _) in enumerate(self.array.dimensions) if d in memory.dimensions))
         )
 
-    def _ports(self) -> Iterator[tuple[Operand, int, tuple[int, ...]]]:
+    def _ports(self) -> Iterator[tuple[int, int, tuple[int, ...]]]:
         """(operand, bits that port and memory can serve at once, array dimensions) of the innermost memories."""
         for memory in self.inner:
             served = tuple(i for i, (d, _) in enumerate(self.array.dimensions) if d in memory.dimensions)
             for operand in memory.operands:
                 port = memory.port(operand, Move.FROM_LOW if operand is Operand.O else Move.TO_LOW)
                 if port is not None and served:
-                    yield operand, min(port.bits_per_cycle, memory.size_bits), served
+                    yield _PLACE[operand], min(port.bits_per_cycle, memory.size_bits), served
 
 
 def inner_memories(memories: tuple[Memory, ...]) -> Iterator[Memory]:
@@ -102,12 +110,11 @@ def _unrollings(
 def _limits(operator: str, sizes: dict[str, int], bits: tuple[int, int, int], core: _Bare) -> list[dict[str, int]]:
     """Largest factor of every loop on every array dimension: layer, array, and width of the innermost memories."""
     limits = [{name: min(size, n) for name, size in sizes.items()} for _, n in core.array.dimensions]
-    precision = dict(zip(Operand, bits, strict=True))
     for operand, width_bits, dimensions in core.ports:
-        if precision[operand] == 0:
+        if bits[operand] == 0:
             continue
-        width = max(1, width_bits // precision[operand])
-        free = IRRELEVANT[operator][operand]
+        width = max(1, width_bits // bits[operand])
+        free = _FREE[operator][operand]
         for i in dimensions:
             limits[i] = {n: limit if n in free else min(limit, width) for n, limit in limits[i].items()}
     return limits
@@ -180,24 +187,22 @@ def _best(options: list[list[Ranked]], sizes: dict[str, int]) -> list[Unrolling]
     def visit(depth: int, units: int, largest: int, places: tuple[int, ...], chosen: Unrolling) -> None:
         if depth == len(options):
             kept.append((-(units + units / largest - 1), places, chosen))
-            kept.sort(key=lambda k: k[:2])
+            kept.sort(key=_rank)
             del kept[KEPT:]
             return
         for busy, place, option in options[depth]:
-            reach = units * busy * remaining[depth + 1]
-            if len(kept) == KEPT and 1 - 2 * reach > kept[-1][0]:
+            reach, full = units * busy * remaining[depth + 1], len(kept) == KEPT
+            if full and -(reach + reach / largest - 1) > kept[-1][0]:
                 return
             before = [totals[name] for name, _ in option]
+            most = largest
             for name, factor in option:
-                totals[name] *= factor
-            most = max(largest, *(totals[name] for name, _ in option)) if option else largest
-            here = (*places, place)
-            hopeless = len(kept) == KEPT and (-(reach + reach / most - 1), here) > (
-                kept[-1][0],
-                kept[-1][1][: depth + 1],
-            )
-            if not hopeless and all(totals[name] <= sizes[name] for name, _ in option):
-                visit(depth + 1, units * busy, most, here, (*chosen, option))
+                totals[name] = grown = totals[name] * factor
+                most = (most if most > grown else grown) if grown <= sizes[name] else TOO_LARGE
+            if most < TOO_LARGE:
+                here, least = (*places, place), -(reach + reach / most - 1)
+                if not full or least < kept[-1][0] or (least, here) <= (kept[-1][0], kept[-1][1][: depth + 1]):
+                    visit(depth + 1, units * busy, most, here, (*chosen, option))
             for (name, _), old in zip(option, before, strict=True):
                 totals[name] = old
 
@@ -205,19 +210,33 @@ def _best(options: list[list[Ranked]], sizes: dict[str, int]) -> list[Unrolling]
     return [unrolling for *_, unrolling in kept]
 
 
+def _rank(kept: tuple[float, tuple[int, ...], Unrolling]) -> tuple[float, tuple[int, ...]]:
+    return kept[:2]
+
+
 def _within_capacity(
     unrolling: Unrolling, operator: str, sizes: dict[str, int], bits: tuple[int, int, int], core: _Bare
 ) -> Unrolling:
     """Shrink factors until the innermost memories can hold one element of everything they serve."""
-    precision = dict(zip(Operand, bits, strict=True))
-    current = [dict(option) for option in unrolling]
     for operand, size_bits, served in core.rooms:
-        room = size_bits / precision[operand] if precision[operand] else math.inf
-        free = IRRELEVANT[operator][operand]
-        places = [(i, n) for i in served for n in current[i] if n not in free or sizes[n] == 1]
-        factors = [current[i][n] for i, n in places]
-        while math.prod(factors) > room and max(factors, default=1) > 1:
-            factors[factors.index(max(factors))] -= 1
-        for (i, n), factor in zip(places, factors, strict=True):
-            current[i][n] = factor
+        free = _FREE[operator][operand]
+        needed = bits[operand]
+        for i in served:
+            for name, factor in unrolling[i]:
+                if name not in free or sizes[name] == 1:
+                    needed *= factor
+        if needed > size_bits:
+            places = [(i, n) for i in served for n, _ in unrolling[i] if n not in free or sizes[n] == 1]
+            unrolling = _shrunk(unrolling, places, size_bits / bits[operand])
+    return unrolling
+
+
+def _shrunk(unrolling: Unrolling, places: list[tuple[int, str]], room: float) -> Unrolling:
+    """Take one off the largest factor among some places until their product has room."""
+    current = [dict(option) for option in unrolling]
+    factors = [current[i][n] for i, n in places]
+    while math.prod(factors) > room and max(factors, default=1) > 1:
+        factors[factors.index(max(factors))] -= 1
+    for (i, n), factor in zip(places, factors, strict=True):
+        current[i][n] = factor
     return tuple(tuple(option.items()) for option in current)
