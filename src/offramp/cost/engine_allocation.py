@@ -133,51 +133,43 @@ class Allocator:
         """Try all divisions of a shared memory; of equals the last wins, as in LOMA."""
         spec = self.hierarchy.core.memories[memory]
         starts = [self.prefix[-1] if (kept := last[op]) is None else kept for op in held]
-        sizes, costs = [], []
-        for op, level, start in zip(held, levels, starts, strict=True):
-            bits, cost = self._bits_and_traffic(op, level, start, double=spec.double_buffered)
-            sizes.append(bits)
-            costs.append(cost)
-        masks = self._best_division(sizes, costs, starts, tops, float(spec.size_bits))
+        sizes = [self._bits(*at, double=spec.double_buffered) for at in zip(held, levels, starts, strict=True)]
         self.valid &= self._starts_fit(sizes, starts, tops, spec.size_bits)
+        for bits, start, top in zip(sizes, starts, tops, strict=True):
+            if not top:
+                bits[(self.prefix & start) != start] = np.inf
+        masks = self._best_division(sizes, tops, float(spec.size_bits))
         return [None if top else mask for top, mask in zip(tops, masks, strict=True)]
 
-    def _bits_and_traffic(self, op: int, level: int, start: Bytes, *, double: bool) -> tuple[Floats, Floats]:
-        """(loops + 1, orders) bits of every prefix in a memory, and what it then moves to the memory above."""
-        t = self.tables
+    def _bits(self, op: int, level: int, start: Bytes, *, double: bool) -> Floats:
+        """(loops + 1, orders) bits of every prefix in a memory."""
         partial, final = self._sizes(op, level, double=double)
-        left = t.total / t.cycles
-        bits, cost = self._at_prefixes(final), self._at_prefixes(final * left)
+        bits = self._at_prefixes(final)
         if op == O and level:
-            choose = self._lookup(t.partial(level), start)
-            bits = np.where(choose, self._at_prefixes(partial), bits)
-            cost = np.where(choose, self._at_prefixes(partial * left), cost)
-        return bits, cost
+            choose = self._lookup(self.tables.partial(level), start)
+            np.copyto(bits, self._at_prefixes(partial), where=choose)
+        return bits
 
-    def _best_division(
-        self, sizes: list[Floats], costs: list[Floats], starts: list[Bytes], tops: list[bool], room: float
-    ) -> list[Bytes]:
-        """Masks that the operands keep, the last operand as much as the others leave."""
-        n = len(self.prefix) - 1
-        covers = [(self.prefix & start) == start for start in starts]
-        most = _Most(sizes[-1], costs[-1], covers[-1], top=tops[-1])
-        best, chosen = np.full(self.row.size, np.inf), [np.zeros(self.row.size, dtype=np.intp) for _ in sizes]
+    def _best_division(self, sizes: list[Floats], tops: list[bool], room: float) -> list[Bytes]:
+        """Masks that the operands keep, the last operand as much as the others leave; infinite sizes never fit."""
+        n, orders = len(self.prefix) - 1, self.row.size
+        left = self._at_prefixes(self.tables.total / self.tables.cycles)
+        most = _Most(sizes[-1], left, top=tops[-1])
+        best, chosen = np.full(orders, np.inf), [np.zeros(orders, dtype=np.uint8) for _ in sizes]
         for cut in product(*([n] if top else range(n + 1) for top in tops[:-1])):
-            left, cost = np.full(self.row.size, room), np.zeros(self.row.size)
-            for i, q in enumerate(cut):
-                left -= sizes[i][q]
-                if not tops[i]:
-                    cost += costs[i][q]
-                    left[~covers[i][q]] = -1.0
-            rest, place = most(left)
+            free, cost = np.full(orders, room), np.zeros(orders)
+            for size, q, top in zip(sizes, cut, tops, strict=False):
+                free -= size[q]
+                if not top:
+                    cost += size[q] * left[q]
+            rest, place = most(free)
             cost += rest
             better = cost <= best
             np.copyto(best, cost, where=better)
-            for kept, q in zip(chosen, cut, strict=False):
-                np.copyto(kept, q, where=better)
-            np.copyto(chosen[-1], place, where=better)
+            for kept, found in zip(chosen, (*(self.prefix[q] for q in cut), place), strict=True):
+                np.copyto(kept, found, where=better)
         self.valid &= np.isfinite(best)
-        return [self.prefix[q, np.arange(self.row.size)] for q in chosen]
+        return [*chosen[:-1], self.prefix[chosen[-1], np.arange(orders)]]
 
     def _starts_fit(self, sizes: list[Floats], starts: list[Bytes], tops: list[bool], room: int) -> Flags:
         """Whether what is already kept below fits together, as LOMA demands before it adds factors."""
@@ -194,16 +186,17 @@ class Allocator:
 class _Most:
     """The longest prefix of one operand that fits in what is left: more kept is never more traffic above."""
 
-    def __init__(self, sizes: Floats, costs: Floats, covers: Flags, *, top: bool) -> None:
-        self.sizes, self.covers, self.top = sizes, covers, top
-        self.costs = np.concatenate([costs, np.full((1, costs.shape[1]), np.inf)])
-        self.ranks = np.arange(1, len(sizes) + 1, dtype=np.uint8)[:, None]
+    def __init__(self, sizes: Floats, left: Floats, *, top: bool) -> None:
+        self.sizes, self.top = sizes, top
+        self.ranks = np.arange(len(sizes), dtype=np.uint8)[:, None]
         self.orders = np.arange(sizes.shape[1])
+        self.costs = (sizes * left).ravel()
 
-    def __call__(self, room: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    def __call__(self, room: Floats) -> tuple[Floats, Bytes]:
         """Traffic (infinite where nothing fits) and place of the prefix."""
         if self.top:
-            return np.where(self.sizes[-1] <= room, 0.0, np.inf), np.full(room.size, len(self.sizes) - 1)
-        fits = (self.sizes <= room) & self.covers
-        place = (fits * self.ranks).max(axis=0).astype(np.intp) - 1
-        return self.costs[place, self.orders], place
+            return np.where(self.sizes[-1] <= room, 0.0, np.inf), np.full(room.size, len(self.sizes) - 1, np.uint8)
+        fits = self.sizes <= room
+        place = (fits * self.ranks).max(axis=0)
+        cost = np.take(self.costs, place * np.intp(room.size) + self.orders)
+        return np.where(fits.any(axis=0), cost, np.inf), place

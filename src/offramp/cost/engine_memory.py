@@ -166,7 +166,7 @@ def _split(
     peak = np.zeros(rows.size)
     for op, levels in enumerate(h.levels):
         for b, index in enumerate(levels):
-            upper, lower = tables.energies(op, b, rows, priced.masks[op][b][rows])
+            upper, lower = (pj[rows] for pj in priced.crossing_pj[op][b])
             for place, energy in [(index, upper)] + ([(levels[b - 1], lower)] if b else []):
                 part = costs.parts.setdefault(names[place], np.zeros(shape))
                 part[variant, at] += energy

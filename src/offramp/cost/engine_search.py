@@ -6,6 +6,7 @@ the least energy.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +35,13 @@ class Priced:
 
     Attributes:
         cycles, memory_pj: (rows,); infinite where nothing fits and where another row of the layer is faster.
+        crossing_pj: per operand and boundary, (rows,) of the energy at the memory above and at the one below.
         masks: per operand and boundary, (rows,) factors below it.
     """
 
     cycles: Floats
     memory_pj: Floats
+    crossing_pj: list[list[tuple[Floats, Floats]]]
     masks: list[list[Masks]]
 
 
@@ -51,12 +54,11 @@ class Search:
         self.prefix: Bytes = np.concatenate(lists, axis=1)
         self.row = np.repeat(np.arange(tables.count), [x.shape[1] for x in lists])
         allocator = Allocator(tables, hierarchy, self.prefix, self.row, whole)
+        self.nothing, self.everything = np.zeros(self.row.size, dtype=np.uint8), self._of_row(tables.full)
         self.masks = [self._boundaries(op, allocator.cuts[op]) for op in (I, W, O)]
-        base = self.row * tables.masks.size
-        everything = Orders(
-            tables=tables, hierarchy=hierarchy, row=self.row, masks=self.masks, runs=self._find_runs(), base=base
-        )
-        self.orders = everything.take(_distinct(everything, allocator.valid))
+        runs, base = self._find_runs(), self.row * tables.masks.size
+        orders = Orders(tables=tables, hierarchy=hierarchy, row=self.row, masks=self.masks, runs=runs, base=base)
+        self.orders = orders.take(self._distinct(list(runs.values()), allocator.valid))
         self.layer = np.unique(tables.rows.layer, return_inverse=True)[1]
 
     def run(self, hierarchy: Hierarchy, passes: float) -> Priced:
@@ -66,14 +68,14 @@ class Search:
         least = self._least_of_layers(cycles, orders.row)
         tied = np.flatnonzero(cycles == least[self.layer[orders.row]])
         orders = orders.take(tied)
-        energy = np.zeros(tied.size)
-        for op, levels in enumerate(hierarchy.levels):
-            for b in range(len(levels)):
-                upper, lower = self.tables.energies(op, b, orders.row, orders.masks[op][b])
-                energy = energy + (upper + lower)
+        parts = [
+            [self.tables.energies(op, b, orders.row, orders.masks[op][b]) for b in range(len(levels))]
+            for op, levels in enumerate(hierarchy.levels)
+        ]
+        energy = sum((upper + lower for crossing in parts for upper, lower in crossing), start=np.zeros(tied.size))
         rows, best = _first_least(energy, orders.row)
 
-        def spread(values: Floats, missing: float) -> Floats:
+        def spread(values: NDArray[Any], missing: float) -> Floats:
             full = np.full(self.tables.count, missing)
             full[rows] = values[best]
             return full
@@ -81,7 +83,11 @@ class Search:
         return Priced(
             cycles=spread(cycles[tied], np.inf),
             memory_pj=spread(energy, np.inf),
-            masks=[[spread(m.astype(float), 0).astype(np.intp) for m in masks] for masks in orders.masks],
+            crossing_pj=[[(spread(u, 0.0), spread(w, 0.0)) for u, w in crossing] for crossing in parts],
+            masks=[
+                [spread(m, 0).astype(np.intp) for m in masks[: len(levels)]]
+                for masks, levels in zip(orders.masks, hierarchy.levels, strict=True)
+            ],
         )
 
     def _promising(self, hierarchy: Hierarchy, passes: float) -> Orders:
@@ -104,11 +110,9 @@ class Search:
 
     def _boundaries(self, op: int, cuts: list[Bytes | None]) -> list[Bytes]:
         """Masks of all boundaries; reusing factors right above a cut go below it (they cost nothing there)."""
-        zero = np.zeros(self.row.size, dtype=np.uint8)
         reuse = self._of_row(self.tables.reuse_masks[op])
-        full = self._of_row(self.tables.full)
-        masks = [zero if op == O else self._skip(zero, reuse)]
-        return masks + [full if cut is None else self._skip(cut, reuse) for cut in cuts]
+        masks = [self.nothing if op == O else self._skip(self.nothing, reuse)]
+        return masks + [self.everything if cut is None else self._skip(cut, reuse) for cut in cuts]
 
     def _skip(self, cut: Bytes, reuse: Bytes) -> Bytes:
         """The longest prefix that adds nothing but reusing factors to a cut."""
@@ -128,7 +132,7 @@ class Search:
 
     def _above(self, op: int, level: int) -> Bytes:
         last = level + 1 == len(self.masks[op])
-        return self._of_row(self.tables.full) if last else self.masks[op][level + 1]
+        return self.everything if last else self.masks[op][level + 1]
 
     def _surely_buffered(self, index: int) -> bool:
         """Whether half of a memory stays free whatever the order."""
@@ -151,6 +155,32 @@ class Search:
                         runs[op, level, reuse] = self._top_run(op, level, self._of_row(masks))
         return runs
 
+    def _distinct(self, runs: list[Bytes], valid: Flags) -> NDArray[np.intp]:
+        """Indices of orders that differ in a mask that matters, and are valid.
+
+        Row and masks are mixed to a key of 64 bits (two different ones share a key with a chance of 2^-64). Of orders
+        that fall into one slot of a table the first speaks for those with its key; every other one is kept, so that
+        nothing is lost when slots clash and the first of equals always stays.
+        """
+        same_in_row = (id(self.nothing), id(self.everything))
+        columns = [m for masks in self.masks for m in masks if id(m) not in same_in_row] + runs
+        words = np.zeros((self.row.size, -(-len(columns) // 8) * 8), dtype=np.uint8)
+        for i, column in enumerate(columns):
+            words[:, i] = column
+        key = self.row.astype(np.uint64)
+        for word in words.view(np.uint64).T:
+            key = (key * HASH[0] ^ word) * HASH[1]
+            key ^= key >> np.uint64(29)
+        slots = 1 << max(10, key.size.bit_length())
+        slot = (key & np.uint64(slots - 1)).astype(np.int32)
+        table = np.zeros(slots, dtype=np.int32)
+        numbers = np.flatnonzero(valid) if not valid.all() else np.arange(key.size)
+        slot = slot[numbers]
+        table[slot[::-1]] = numbers[::-1]
+        speaker = table[slot]
+        kept: NDArray[np.intp] = numbers[(key[speaker] != key[numbers]) | (speaker == numbers)]
+        return kept
+
 
 def _bound(orders: Orders, hierarchy: Hierarchy, passes: float) -> Floats:
     """(orders,) cycles that no order undercuts.
@@ -162,6 +192,7 @@ def _bound(orders: Orders, hierarchy: Hierarchy, passes: float) -> Floats:
     total = t.total[orders.row, 0]
     traffic = np.zeros(orders.row.size)
     waits: list[Floats] = [np.zeros(orders.row.size) for _ in range(3)]
+    held = [orders.held_bits(op, 0) for op in (I, W, O)]
     for gate in hierarchy.gates:
         if gate.uses:
             traffic = np.maximum(traffic, _traffic(orders, gate))
@@ -170,7 +201,7 @@ def _bound(orders: Orders, hierarchy: Hierarchy, passes: float) -> Floats:
             if not use.partial and 0 < b == len(hierarchy.levels[op]) - 1:
                 mask = orders.masks[op][b]
                 wait = orders.at(t.transfer(op, b, use.upper, gate.bits), mask)
-                least = np.ceil(orders.held_bits(op, 0) / gate.bits)
+                least = np.ceil(held[op] / gate.bits)
                 once = orders.at(t.times, mask) == 1.0
                 waits[op] = np.maximum(waits[op], np.where(once, np.minimum(wait, least), wait))
     stall = np.maximum(traffic - total * np.ceil(passes), 0.0)
@@ -198,32 +229,6 @@ def _first_least(values: Floats, row: NDArray[np.intp]) -> tuple[NDArray[np.intp
     first = np.flatnonzero(values == np.repeat(np.minimum.reduceat(values, starts), lengths))
     rows, where = np.unique(row[first], return_index=True)
     return rows, first[where]
-
-
-def _distinct(orders: Orders, valid: Flags) -> NDArray[np.intp]:
-    """Indices of orders that differ in a mask that matters, and are valid.
-
-    Row and masks are mixed to a key of 64 bits (two different ones share a key with a chance of 2^-64). Of orders
-    that fall into one slot of a table the first speaks for those with its key; every other one is kept, so that
-    nothing is lost when slots clash and the first of equals always stays.
-    """
-    columns = [m for masks in orders.masks for m in masks] + list(orders.runs.values())
-    words = np.zeros((orders.row.size, -(-len(columns) // 8) * 8), dtype=np.uint8)
-    for i, column in enumerate(columns):
-        words[:, i] = column
-    key = orders.row.astype(np.uint64)
-    for word in words.view(np.uint64).T:
-        key = (key * HASH[0] ^ word) * HASH[1]
-        key ^= key >> np.uint64(29)
-    slots = 1 << max(10, key.size.bit_length())
-    slot = (key & np.uint64(slots - 1)).astype(np.int32)
-    table = np.zeros(slots, dtype=np.int32)
-    numbers = np.flatnonzero(valid) if not valid.all() else np.arange(key.size)
-    slot = slot[numbers]
-    table[slot[::-1]] = numbers[::-1]
-    speaker = table[slot]
-    kept: NDArray[np.intp] = numbers[(key[speaker] != key[numbers]) | (speaker == numbers)]
-    return kept
 
 
 def _ones(flags: Flags) -> Bytes:

@@ -5,9 +5,10 @@ made once per (layer, unrolling) and set of factors, and the search over orders 
 is ZigZag's (Mei et al., IEEE TC 2021); docs/formulas.md writes it out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ WINDOW_KINDS = ("Conv", "Pooling")
 """Kinds whose inputs are read through a window."""
 
 Masks = NDArray[np.intp]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,11 +48,25 @@ class Boundary:
     partial: NDArray[np.bool_]
 
 
+def kept(make: Callable[Concatenate["Tables", P], R]) -> Callable[Concatenate["Tables", P], R]:
+    """A method of `Tables` that keeps what it made for the same arguments."""
+
+    @wraps(make)
+    def once(tables: "Tables", /, *args: P.args, **named: P.kwargs) -> R:
+        key = (make, args, tuple(named.values()))
+        if key not in tables.known:
+            tables.known[key] = make(tables, *args, **named)
+        return cast(R, tables.known[key])
+
+    return once
+
+
 class Tables:
     """Tables of rows; rows with fewer than `loops` factors are padded with factors of 1 that no mask contains."""
 
     def __init__(self, rows: Rows, hierarchy: Hierarchy, loops: int) -> None:
         self.rows, self.hierarchy, self.loops = rows, hierarchy, loops
+        self.known: dict[object, object] = {}
         self.count = len(rows.factors)
         own = np.array([len(fs) for fs in rows.factors])
         padded = [(*fs, *(((0, 1),) * (loops - len(fs)))) for fs in rows.factors]
@@ -96,21 +114,21 @@ class Tables:
             tables.append(self._subset(flags))
         return tables
 
-    def inside(self, op: int, level: int, *, exact: bool) -> Floats:
-        """(rows, loops) unrolled factors that one instance of a memory level and those under it span; -1 is none."""
-        factors = self.rows.exact if exact else self.rows.whole
+    def _span(self, op: int, level: int) -> bytes:
+        """Which array dimensions one instance of a memory level and those under it serve, one byte for each."""
         spans = self.hierarchy.spans[op]
         if level < 0:
-            return np.ones(self.rows.sizes.shape)
-        chosen = spans[level] if level < len(spans) else np.ones(factors.shape[1], dtype=bool)
-        key = (chosen.tobytes(), exact)
-        if key not in self._products:
-            self._products[key] = factors[:, chosen].prod(axis=1)
-        return self._products[key]
+            return bytes(self.rows.exact.shape[1])
+        return spans[level].tobytes() if level < len(spans) else b"\1" * self.rows.exact.shape[1]
 
-    @cached_property
-    def _products(self) -> dict[tuple[bytes, bool], Floats]:
-        return {}
+    @kept
+    def _inside(self, span: bytes, exact: bool) -> Floats:
+        factors = self.rows.exact if exact else self.rows.whole
+        return np.asarray(factors[:, np.frombuffer(span, dtype=bool)].prod(axis=1))
+
+    def inside(self, op: int, level: int, *, exact: bool) -> Floats:
+        """(rows, loops) unrolled factors that one instance of a memory level and those under it span; -1 is none."""
+        return self._inside(self._span(op, level), exact)
 
     def elements(self, op: int, spatial: Floats, *, temporal: bool) -> Floats:
         """Elements of an operand under unrolled factors and (with `temporal`) every mask of factors."""
@@ -127,58 +145,49 @@ class Tables:
 
     def tile(self, op: int, level: int, *, exact: bool) -> Floats:
         """(rows, masks) elements that one instance of a memory level holds when it has a set of factors below it."""
-        key = (op, level, exact)
-        if key not in self._tiles:
-            raw = (
-                self.held(op, level) if exact else self.elements(op, self.inside(op, level, exact=False), temporal=True)
-            )
-            self._tiles[key] = np.rint(raw)
-        return self._tiles[key]
+        return self._tile(op, self._span(op, level), exact)
 
-    @cached_property
-    def _tiles(self) -> dict[tuple[int, int, bool], Floats]:
-        return {}
+    @kept
+    def _tile(self, op: int, span: bytes, exact: bool) -> Floats:
+        if exact:
+            return np.asarray(np.rint(self._held(op, span)))
+        if np.array_equal(self._inside(span, True), self._inside(span, False)):
+            return self._tile(op, span, True)
+        return np.asarray(np.rint(self.elements(op, self._inside(span, False), temporal=True)))
 
     def held(self, op: int, level: int) -> Floats:
         """(rows, masks) elements that a level must have room for, not rounded."""
-        key = (op, level)
-        if key not in self._held:
-            self._held[key] = self.elements(op, self.inside(op, level, exact=True), temporal=True)
-        return self._held[key]
+        return self._held(op, self._span(op, level))
 
-    @cached_property
-    def _held(self) -> dict[tuple[int, int], Floats]:
-        return {}
+    @kept
+    def _held(self, op: int, span: bytes) -> Floats:
+        return self.elements(op, self._inside(span, True), temporal=True)
 
     def at_full(self, table: Floats) -> Floats:
         """(rows,) values where all factors are below."""
         return table[np.arange(self.count), self.full] if table.shape[1] > 1 else table[:, 0]
 
+    @kept
     def growth(self, op: int, boundary: int, *, exact: bool) -> Floats:
         """(rows, 1) how many different tiles of the level below the level above a boundary feeds at once."""
         under = self.elements(op, self.inside(op, boundary - 1, exact=exact), temporal=False)
         over = self.elements(op, self.inside(op, boundary, exact=exact), temporal=False)
         return np.asarray(np.rint(over / under))
 
+    @kept
     def instances(self, op: int, level: int) -> Floats:
         """(rows, 1) instances of a memory level in use."""
         everything = self.rows.exact.prod(axis=(1, 2))
         used: Floats = np.rint(np.round(everything / self.inside(op, level, exact=True).prod(axis=1), 3))
         return used[:, None]
 
+    @kept
     def partial(self, boundary: int) -> NDArray[np.bool_]:
         """(rows, masks) whether outputs cross a boundary as partial sums when a set of factors is below it."""
-        if boundary in self._partials:
-            return self._partials[boundary]
         reused = np.where(self.reused[:, O], self.rows.exact.prod(axis=1), 1.0).prod(axis=1)
         under = np.where(self.reused[:, O], self.inside(O, boundary, exact=True), 1.0).prod(axis=1)
         outside = (self.reuse_masks[O][:, None] & ~self.masks) != 0
-        self._partials[boundary] = outside | (reused / under > 1.0 + 1e-9)[:, None]
-        return self._partials[boundary]
-
-    @cached_property
-    def _partials(self) -> dict[int, NDArray[np.bool_]]:
-        return {}
+        return np.asarray(outside | (reused / under > 1.0 + 1e-9)[:, None])
 
     def precision(self, op: int, partial: NDArray[np.bool_]) -> Floats:
         """Bits per element that crosses a boundary."""
@@ -186,17 +195,9 @@ class Tables:
             return self.rows.bits[:, op, None]
         return np.where(partial, self.rows.bits[:, 3, None], self.rows.bits[:, 2, None])
 
+    @kept
     def boundary(self, op: int, b: int) -> Boundary:
         """Tables of one boundary."""
-        if (op, b) not in self._boundaries:
-            self._boundaries[op, b] = self._boundary(op, b)
-        return self._boundaries[op, b]
-
-    @cached_property
-    def _boundaries(self) -> dict[tuple[int, int], Boundary]:
-        return {}
-
-    def _boundary(self, op: int, b: int) -> Boundary:
         partial = self.partial(b) if op == O else np.zeros((self.count, 1), dtype=bool)
         bits = self.precision(op, partial)
         tile = self.tile(op, b - 1, exact=False) if b else np.ones((self.count, 1))
@@ -216,17 +217,11 @@ class Tables:
         """(rows, masks) how often what a set of factors needs is used up."""
         return np.asarray(np.floor(self.total / self.cycles))
 
+    @kept
     def transfer(self, op: int, b: int, upper: bool, width: int) -> Floats:
         """(rows, masks) cycles of one transfer over a boundary through a port of `width` bits."""
-        key = (op, b, upper, width)
-        if key not in self._transfers:
-            table = self.boundary(op, b)
-            self._transfers[key] = np.ceil((table.bits_upper if upper else table.bits_lower) / width)
-        return self._transfers[key]
-
-    @cached_property
-    def _transfers(self) -> dict[tuple[int, int, bool, int], Floats]:
-        return {}
+        table = self.boundary(op, b)
+        return np.asarray(np.ceil((table.bits_upper if upper else table.bits_lower) / width))
 
     def drain(self, core: Core) -> Floats:
         """(rows,) cycles until the last results have left a systolic array."""
