@@ -44,10 +44,10 @@ class Orders:
         return Orders(
             tables=self.tables,
             hierarchy=self.hierarchy,
-            row=self.row[chosen],
-            masks=[[m[chosen] for m in masks] for masks in self.masks],
-            runs={k: m[chosen] for k, m in self.runs.items()},
-            base=self.base[chosen],
+            row=np.take(self.row, chosen),
+            masks=[[np.take(m, chosen) for m in masks] for masks in self.masks],
+            runs={k: np.take(m, chosen) for k, m in self.runs.items()},
+            base=np.take(self.base, chosen),
         )
 
     def at(self, table: NDArray[Any], mask: Bytes) -> NDArray[Any]:
@@ -88,6 +88,7 @@ class Latency:
     def __init__(self, orders: Orders, hierarchy: Hierarchy, passes: float) -> None:
         self.orders, self.tables, self.hierarchy, self.passes = orders, orders.tables, hierarchy, passes
         self.row, self.total = orders.row, orders.tables.total[orders.row, 0]
+        self.innermost = [orders.held_bits(op, 0) for op in (I, W, O)]
         buffered = self._buffered()
         self.moves = [[self._move(op, b, buffered) for b in range(len(hierarchy.levels[op]))] for op in (I, W, O)]
         self.known: dict[tuple[int, int, bool, int], Floats] = {}
@@ -217,19 +218,27 @@ class Latency:
             real = self._real(use, gate)
             waits.append(real)
             once.append(single)
-            least = np.ceil(self.orders.held_bits(use.operand, 0) / gate.bits)
+            least = np.ceil(self.innermost[use.operand] / gate.bits)
             spare.append(np.where(single, np.maximum(real - least, 0.0), 0.0))
         left = np.maximum(0.0, (gate.bits - rate) / gate.bits * busy)
         if len(uses) == 1:
             return {uses[0]: (waits[0] - np.minimum(spare[0], left), gate.shared)}
-        order = np.argsort(
-            -np.stack([np.where(c, w, -1.0) for c, w in zip(once, waits, strict=True)]), axis=0, kind="stable"
-        )
-        spares = np.take_along_axis(np.stack(spare), order, axis=0)
-        cuts = np.empty_like(spares)
-        for rank in range(len(uses)):
-            cuts[rank] = np.minimum(spares[rank], left)
-            left = left - cuts[rank]
-        back = np.empty_like(cuts)
-        np.put_along_axis(back, order, cuts, axis=0)
-        return {u: (w - c, gate.shared) for u, w, c in zip(uses, waits, back, strict=True)}
+        cuts = np.stack(spare)
+        scarce = np.flatnonzero(cuts.sum(axis=0) > left)
+        if scarce.size:
+            first = np.stack([np.where(c, w, -1.0)[scarce] for c, w in zip(once, waits, strict=True)])
+            cuts[:, scarce] = _longest_first(first, cuts[:, scarce], left[scarce])
+        return {u: (w - c, gate.shared) for u, w, c in zip(uses, waits, cuts, strict=True)}
+
+
+def _longest_first(waits: Floats, spare: Floats, left: Floats) -> Floats:
+    """(uses, orders) of idle cycles that each duty gets of those left, the longest first."""
+    order = np.argsort(-waits, axis=0, kind="stable")
+    spares = np.take_along_axis(spare, order, axis=0)
+    cuts = np.empty_like(spares)
+    for rank in range(len(spares)):
+        cuts[rank] = np.minimum(spares[rank], left)
+        left = left - cuts[rank]
+    back = np.empty_like(cuts)
+    np.put_along_axis(back, order, cuts, axis=0)
+    return back

@@ -98,9 +98,7 @@ def rows_of(forms: Sequence[Form], core: Core) -> Rows:
     pairs = [(i, u) for i, found in enumerate(unrollings(forms, core)) for u in found]
     layer = np.array([i for i, _ in pairs], dtype=np.intp)
     sizes = np.array([_sizes(forms[i]) for i, _ in pairs], dtype=np.float64).reshape(-1, len(LOOPS))
-    wanted = np.array([_factors(u) for _, u in pairs], dtype=np.float64).reshape(
-        -1, len(core.array.dimensions), len(LOOPS)
-    )
+    wanted = _factors([u for _, u in pairs], len(core.array.dimensions))
     exact, whole = _balanced(sizes, wanted)
     steps = _steps(sizes, exact)
     orders = [tuple(INDEX[name] for name, _ in forms[i].loops) for i, _ in pairs]
@@ -128,14 +126,19 @@ def _sizes(form: Form) -> list[int]:
     return row
 
 
-def _factors(unrolling: Unrolling) -> list[list[int]]:
-    rows = []
-    for option in unrolling:
-        row = [1] * len(LOOPS)
-        for name, factor in option:
-            row[INDEX[name]] = factor
-        rows.append(row)
-    return rows
+def _factors(unrolled: list[Unrolling], dimensions: int) -> Floats:
+    """(rows, dimensions, loops) factors of unrollings."""
+    found = [
+        ((row * dimensions + d) * len(LOOPS) + INDEX[name], factor)
+        for row, unrolling in enumerate(unrolled)
+        for d, option in enumerate(unrolling)
+        for name, factor in option
+    ]
+    factors = np.ones((len(unrolled), dimensions, len(LOOPS)))
+    if found:
+        places, values = zip(*found, strict=True)
+        np.put(factors, places, values)
+    return factors
 
 
 def _balanced(sizes: Floats, wanted: Floats) -> tuple[Floats, Floats]:

@@ -79,7 +79,8 @@ def pattern_of(factors: tuple[Factor, ...]) -> tuple[int, ...]:
 
 def subset_products(factors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Products over every subset: (..., n) factors to (..., 2^n), indexed by mask."""
-    table = np.ones((*factors.shape[:-1], 1))
+    table = np.ones((*factors.shape[:-1], 1 << factors.shape[-1]))
     for i in range(factors.shape[-1]):
-        table = np.concatenate([table, table * factors[..., i : i + 1]], axis=-1)
+        half = 1 << i
+        np.multiply(table[..., :half], factors[..., i : i + 1], out=table[..., half : 2 * half])
     return table

@@ -22,9 +22,6 @@ INDEX = {name: i for i, name in enumerate(LOOPS)} | {"D": 0}
 KEPT = 3
 """Unrollings that the temporal search tries per layer (ZigZag's default)."""
 
-TOO_LARGE = 1 << 62
-"""In place of the largest factor of a loop: an unrolling exceeds its loop."""
-
 IRRELEVANT: dict[str, dict[Operand, set[str]]] = {
     "Conv": {Operand.I: {"K"}, Operand.W: {"B", "OX", "OY"}, Operand.O: {"C", "FX", "FY"}},
     "Gemm": {Operand.I: {"K"}, Operand.W: {"B", "D"}, Operand.O: {"C"}},
@@ -182,31 +179,34 @@ def _best(options: list[list[Ranked]], sizes: dict[str, int]) -> list[Unrolling]
     """
     remaining = [math.prod(o[0][0] for o in options[i:]) for i in range(len(options) + 1)]
     kept: list[tuple[float, tuple[int, ...], Unrolling]] = []
-    totals = dict.fromkeys(sizes, 1)
 
-    def visit(depth: int, units: int, largest: int, places: tuple[int, ...], chosen: Unrolling) -> None:
-        if depth == len(options):
-            kept.append((-(units + units / largest - 1), places, chosen))
-            kept.sort(key=_rank)
-            del kept[KEPT:]
-            return
+    def visit(units: int, largest: int, places: tuple[int, ...], chosen: Unrolling, totals: dict[str, int]) -> None:
+        depth = len(chosen)
+        rest, full = units * remaining[depth + 1], len(kept) == KEPT
         for busy, place, option in options[depth]:
-            reach, full = units * busy * remaining[depth + 1], len(kept) == KEPT
+            reach, most = rest * busy, largest
             if full and -(reach + reach / largest - 1) > kept[-1][0]:
                 return
-            before = [totals[name] for name, _ in option]
-            most = largest
             for name, factor in option:
-                totals[name] = grown = totals[name] * factor
-                most = (most if most > grown else grown) if grown <= sizes[name] else TOO_LARGE
-            if most < TOO_LARGE:
+                grown = totals[name] * factor
+                if grown > sizes[name]:
+                    break
+                if grown > most:
+                    most = grown
+            else:
                 here, least = (*places, place), -(reach + reach / most - 1)
-                if not full or least < kept[-1][0] or (least, here) <= (kept[-1][0], kept[-1][1][: depth + 1]):
-                    visit(depth + 1, units * busy, most, here, (*chosen, option))
-            for (name, _), old in zip(option, before, strict=True):
-                totals[name] = old
+                if full and (least > kept[-1][0] or (least, here) > (kept[-1][0], kept[-1][1][: depth + 1])):
+                    continue
+                if depth + 1 == len(options):
+                    kept.append((least, here, (*chosen, option)))
+                    kept.sort(key=_rank)
+                    del kept[KEPT:]
+                else:
+                    below = totals | {name: totals[name] * factor for name, factor in option}
+                    visit(units * busy, most, here, (*chosen, option), below)
+                full = len(kept) == KEPT
 
-    visit(0, 1, 1, (), ())
+    visit(1, 1, (), (), dict.fromkeys(sizes, 1))
     return [unrolling for *_, unrolling in kept]
 
 

@@ -97,22 +97,15 @@ class Tables:
         """Per operand, factors that make new elements (not those of a window)."""
         return [self.flagged(self.relevant[:, op]) for op in (I, W, O)]
 
-    def _subset(self, flags: NDArray[np.bool_]) -> Floats:
-        chosen = np.take_along_axis(flags, self.dims, axis=1)
-        return subset_products(np.where(chosen, self.sizes, 1.0))
-
     @cached_property
-    def _base(self) -> list[Floats]:
-        return [self._subset(self.relevant[:, op]) for op in (I, W, O)]
-
-    @cached_property
-    def _windows(self) -> list[Floats]:
-        tables = []
-        for name in ("OX", "FX", "OY", "FY"):
-            flags = np.zeros((self.count, 8), dtype=bool)
-            flags[:, INDEX[name]] = self.windowed
-            tables.append(self._subset(flags))
-        return tables
+    def _subsets(self) -> list[Floats]:
+        """(rows, masks) products of the factors that make new elements of I, W and O, then of OX FX OY FY windows."""
+        flags = np.zeros((7, self.count, self.relevant.shape[2]), dtype=bool)
+        flags[:3] = self.relevant.swapaxes(0, 1)
+        for i, name in enumerate(("OX", "FX", "OY", "FY")):
+            flags[3 + i, :, INDEX[name]] = self.windowed
+        chosen = flags[:, np.arange(self.count)[:, None], self.dims]
+        return list(subset_products(np.where(chosen, self.sizes, 1.0)))
 
     def _span(self, op: int, level: int) -> bytes:
         """Which array dimensions one instance of a memory level and those under it serve, one byte for each."""
@@ -133,11 +126,11 @@ class Tables:
     def elements(self, op: int, spatial: Floats, *, temporal: bool) -> Floats:
         """Elements of an operand under unrolled factors and (with `temporal`) every mask of factors."""
         fixed = np.where(self.relevant[:, op], spatial, 1.0).prod(axis=1, keepdims=True)
-        size = self._base[op] * fixed if temporal else fixed
+        size = self._subsets[op] * fixed if temporal else fixed
         if op != I or not self.windowed.any():
             return np.asarray(size)
         one = np.ones_like(fixed)
-        parts = self._windows if temporal else [one, one, one, one]
+        parts = self._subsets[3:] if temporal else [one, one, one, one]
         ox, fx, oy, fy = (p * spatial[:, INDEX[n], None] for p, n in zip(parts, ("OX", "FX", "OY", "FY"), strict=True))
         sx, sy, ix, iy = (self.rows.window[:, i, None] for i in range(4))
         window = span(ox, fx, sx, ix) * span(oy, fy, sy, iy)
