@@ -6,7 +6,7 @@ from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from offramp.errors import InfeasibleError, UserError
@@ -75,6 +75,7 @@ def test_descent_alone_equals_enumeration_on_most_small_cases(seed: int, monkeyp
         assert solve(*case, accuracy_floor=point.accuracy).expected_cost <= point.expected_cost * 1.02
 
 
+@example(4053, 6, 67, 0)
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(20, 200), st.sampled_from([0, 5]))
 def test_no_single_exit_can_improve_a_solution(seed: int, exits: int, samples: int, levels: int) -> None:

@@ -200,7 +200,7 @@ def _thresholds(sorted_sure: Floats, gaps: Ints, never: float) -> Floats:
 
 
 def sweep(problem: Problem, setting: Setting, criterion: Criterion, memory: Memory) -> tuple[Setting, float]:
-    """One exact step per early exit, from the last to the first.
+    """One exact step per early exit, from the last to the first; an equal score is no reason to move.
 
     Returns:
         the improved setting and its score under the criterion.
@@ -215,9 +215,10 @@ def sweep(problem: Problem, setting: Setting, criterion: Criterion, memory: Memo
         memory.note(setting, j, line)
         scores = criterion(line.costs, line.rights)
         best = int(np.argmin(scores))
-        score = float(scores[best])
-        setting = setting.replace(j, bool(line.kept[best]), float(line.thresholds[best]))
-        if line.kept[best]:
+        if scores[best] < score - 1e-12 * (1 + abs(score)) or not np.isfinite(score):
+            score = float(scores[best])
+            setting = setting.replace(j, bool(line.kept[best]), float(line.thresholds[best]))
+        if setting.kept[j]:
             leaves = problem.sure[j] >= setting.thresholds[j]
             onward = np.where(leaves, problem.branches[j], problem.passing[j] + onward)
             onward_right = np.where(leaves, problem.right[j], onward_right)

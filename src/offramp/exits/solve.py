@@ -158,11 +158,31 @@ def solve(
     problem = _problem(confidences, correct, stage_costs, branch_costs, pass_costs, select, policy)
     memory = Memory(problem.samples)
     if lam is not None:
-        price = lam
-        _explore(problem, memory, [lam])
-        return _solution(problem, _best(memory, lambda costs, rights: costs - price * rights))
+        return _solution(problem, _priced(problem, memory, lam))
     needed = int(np.ceil(float(accuracy_floor or 0.0) * problem.samples - 1e-9))
     return _solution(problem, _cheapest(problem, memory, needed))
+
+
+def _priced(problem: Problem, memory: Memory, price: float) -> Setting:
+    """The setting with the least cost - price * accuracy, from which no single exit can be changed for the better.
+
+    The best that was met on the way to other settings need not be such a one: descend from it until it is.
+    """
+
+    def criterion(costs: Floats, rights: Ints) -> Floats:
+        return costs - price * rights
+
+    if not _explore(problem, memory, [price]):
+        value = np.inf
+        while (best := _value(memory, criterion)) < value - 1e-12 * (1 + abs(best)):
+            value = best
+            descend(problem, _best(memory, criterion), criterion, memory)
+    return _best(memory, criterion)
+
+
+def _value(memory: Memory, criterion: Criterion) -> float:
+    rights = memory.front()
+    return float(criterion(memory.cost[rights], rights).min())
 
 
 def _cheapest(problem: Problem, memory: Memory, needed: int) -> Setting:
