@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layer_zoo import add, conv, dense, held_out, mobilenetv2, pool, resnet8, unique_layers
+from offramp.cost import engine_layers, engine_search
 from offramp.cost.analytic import analog_cycles, digital_cycles
 from offramp.cost.engine import FastCostModel
 from offramp.cost.engine_loops import loop_factors, orders_of, pattern_of, subset_products
@@ -143,7 +144,7 @@ def test_loop_factors_conserve_the_work(sizes: list[int]) -> None:
 
 def test_orders_are_all_different_and_grow_to_everything() -> None:
     factors = ((0, 2), (0, 2), (1, 3), (2, 5))
-    prefix = orders_of(pattern_of(factors), 6)
+    prefix = orders_of(pattern_of(factors, tuple(range(8))), 6)
     assert prefix.shape == (7, 12)
     assert len({tuple(column) for column in prefix.T.tolist()}) == 12
     assert (prefix[4:] == 15).all()
@@ -235,6 +236,24 @@ def test_a_layer_costs_the_same_alone_and_among_many(name: str) -> None:
         np.testing.assert_array_equal(alone.cycles[:, 0], together.cycles[:, 3 * i])
         np.testing.assert_array_equal(alone.energy_pj[:, 0], together.energy_pj[:, 3 * i])
         np.testing.assert_array_equal(alone.peak_bytes[:, 0], together.peak_bytes[:, 3 * i])
+
+
+@settings(deadline=None, max_examples=25)
+@given(layers(), st.sampled_from((*NAMES, "in-memory-analog", "diana-hierarchy")))
+def test_short_cuts_of_the_search_change_no_price(layer: Layer, name: str) -> None:
+    zoo = [layer, replace(layer, K=layer.K + 1) if layer.has_weights else layer]
+    quick = FastCostModel(remember=False).layer_costs(zoo, CHIPS[name])
+    every_loop_differs = dict.fromkeys(engine_layers.ALIKE, (tuple(range(8)), tuple(range(8))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_search, "FEW", 10**9)
+        patch.setattr(engine_layers, "ALIKE", every_loop_differs)
+        slow = FastCostModel(remember=False).layer_costs(zoo, CHIPS[name])
+        patch.setattr(engine_search, "FEW", 0)
+        bounded = FastCostModel(remember=False).layer_costs(zoo, CHIPS[name])
+    for fast in (quick, bounded):
+        np.testing.assert_array_equal(fast.cycles, slow.cycles)
+        np.testing.assert_allclose(fast.energy_pj, slow.energy_pj, rtol=1e-12)
+        np.testing.assert_allclose(fast.peak_bytes, slow.peak_bytes, rtol=1e-12)
 
 
 def test_promotion_ends() -> None:

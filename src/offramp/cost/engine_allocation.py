@@ -32,7 +32,7 @@ def fits_whole(tables: Tables) -> Flags:
 
 
 def _whole_bits(tables: Tables, op: int, level: int) -> Floats:
-    tile = tables.at_full(tables.held(op, level))
+    tile = tables.held_at_full(op, level)
     bits = tables.rows.bits[:, 2:].max(axis=1) if op == O else tables.rows.bits[:, op]
     return np.asarray(tile * bits)
 

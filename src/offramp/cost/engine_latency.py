@@ -5,7 +5,7 @@ loading and unloading. Orders lie in one flat axis and look up the tables of `en
 choice between orders.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Orders:
     masks: list[list[Bytes]]
     runs: dict[tuple[int, int, bool], Bytes]
     base: NDArray[np.intp]
+    places: dict[tuple[int, int], NDArray[np.intp]] = field(default_factory=dict)
 
     def take(self, chosen: NDArray[np.intp]) -> "Orders":
         """Some of the orders."""
@@ -50,23 +51,25 @@ class Orders:
             base=np.take(self.base, chosen),
         )
 
-    def at(self, table: NDArray[Any], mask: Bytes) -> NDArray[Any]:
-        """Values of a (rows, masks) or (rows, 1) table at each order's mask."""
-        return np.take(table, self.row if table.shape[1] == 1 else self.base + mask)
+    def place(self, op: int, b: int) -> NDArray[np.intp]:
+        """Place of what lies below a boundary in a flattened (rows, masks) table; one beyond the last is everything."""
+        if (op, b) not in self.places:
+            mask = self.masks[op][b] if b < len(self.masks[op]) else self.tables.full[self.row]
+            self.places[op, b] = self.base + mask
+        return self.places[op, b]
 
-    def above(self, op: int, level: int) -> Bytes:
-        """Factors that a level has below the boundary over it."""
-        if level + 1 < len(self.masks[op]):
-            return self.masks[op][level + 1]
-        return self.tables.full.astype(np.uint8)[self.row]
+    def crossing(self, table: NDArray[Any], op: int, b: int) -> NDArray[Any]:
+        """Values of a (rows, masks) or (rows, 1) table at each order's mask below a boundary."""
+        return np.take(table, self.row if table.shape[1] == 1 else self.place(op, b))
 
     def held_bits(self, op: int, level: int) -> Floats:
         """Bits of a level's tile."""
-        t, mask = self.tables, self.above(op, level)
-        bits = t.rows.bits[self.row, 2 if op == O else op]
+        t = self.tables
+        bits = np.take(t.rows.bits[:, 2 if op == O else op], self.row)
         if op == O and level + 1 < len(self.masks[op]):
-            bits = np.where(self.at(t.partial(level + 1), mask), t.rows.bits[self.row, 3], bits)
-        held: Floats = self.at(t.tile(op, level, exact=True), mask) * bits
+            unfinished = self.crossing(t.partial(level + 1), op, level + 1)
+            bits = np.where(unfinished, np.take(t.rows.bits[:, 3], self.row), bits)
+        held: Floats = self.crossing(t.tile(op, level, exact=True), op, level + 1) * bits
         return held
 
 
@@ -111,7 +114,7 @@ class Latency:
                 continue
             used = []
             for op, level in levels:
-                run = np.maximum(orders.at(self.tables.cycles, runs[op, level, False]), 1.0)
+                run = np.maximum(np.take(self.tables.cycles, orders.base + runs[op, level, False]), 1.0)
                 used.append(np.floor(orders.held_bits(op, level) / run) / memory.size_bits)
             shared = sum(used, start=np.zeros(self.row.size))
             for key, own in zip(levels, used, strict=True):
@@ -121,19 +124,19 @@ class Latency:
         return result
 
     def _move(self, op: int, b: int, buffered: dict[tuple[int, int], Flags]) -> _Move:
-        t, orders, mask = self.tables, self.orders, self.orders.masks[op][b]
-        period = orders.at(t.cycles, mask)
+        t, orders = self.tables, self.orders
+        period = orders.crossing(t.cycles, op, b)
         allowed = period
         if b and (op, b - 1) in buffered:
-            run = orders.at(t.cycles, orders.runs[op, b - 1, True])
+            run = np.take(t.cycles, orders.base + orders.runs[op, b - 1, True])
             allowed = np.where(buffered[op, b - 1], period, np.floor(period / run))
         table = t.boundary(op, b)
         return _Move(
-            place=orders.base + mask,
+            place=orders.place(op, b),
             period=np.ceil(period * self.passes),
             count=np.floor(self.total / period),
             allowed=np.ceil(allowed * self.passes),
-            partial=np.asarray(orders.at(table.partial, mask), dtype=bool),
+            partial=np.asarray(orders.crossing(table.partial, op, b), dtype=bool),
             table=table,
         )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_loops import Factor, loop_factors
+from offramp.cost.engine_loops import Factor, loop_factors, pattern_of
 from offramp.cost.engine_spatial import INDEX, IRRELEVANT, LOOPS, Unrolling, unrollings
 from offramp.cost.layer_form import Form
 from offramp.ir.accelerator import Core, Operand
@@ -51,6 +51,23 @@ REUSED = {
 """Per kind and operand: loops that reuse elements."""
 
 
+WINDOW_KINDS = ("Conv", "Pooling")
+"""Kinds whose inputs are read through a window."""
+
+
+def _alike(kind: str, *, separate: bool) -> tuple[int, ...]:
+    """For every loop the first one that no operand tells from it; with `separate` loops of a window are told apart."""
+    marks = [
+        (name if separate and name in _WINDOW else "", *(bool(m[i]) for m in (*RELEVANT[kind], *REUSED[kind])))
+        for i, name in enumerate(LOOPS)
+    ]
+    return tuple(map(marks.index, marks))
+
+
+ALIKE = {kind: tuple(_alike(kind, separate=separate) for separate in (False, True)) for kind in KINDS}
+"""Per kind, loops that are alike where no window couples them, and where one may."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """One row per (layer, unrolling).
@@ -63,6 +80,7 @@ class Rows:
         whole: the same in whole numbers.
         given: (rows, dimensions) units that the unrolling was meant to use.
         factors: temporal loop factors.
+        patterns: for every factor the first of its size whose loop no operand tells from its own.
         bits: (rows, 4) of inputs, weights, outputs, partial sums.
         window: (rows, 4) stride x, stride y, input width, input height.
     """
@@ -74,6 +92,7 @@ class Rows:
     whole: Floats
     given: Floats
     factors: tuple[tuple[Factor, ...], ...]
+    patterns: tuple[tuple[int, ...], ...]
     bits: Floats
     window: Floats
 
@@ -87,6 +106,7 @@ class Rows:
             whole=self.whole[index],
             given=self.given[index],
             factors=tuple(self.factors[i] for i in index),
+            patterns=tuple(self.patterns[i] for i in index),
             bits=self.bits[index],
             window=self.window[index],
         )
@@ -106,17 +126,29 @@ def rows_of(forms: Sequence[Form], core: Core) -> Rows:
         loop_factors(tuple(row), order) for row, order in zip(steps.astype(int).tolist(), orders, strict=True)
     )
     chosen = [forms[i] for i, _ in pairs]
+    kinds = tuple(f.operator for f in chosen)
+    window = np.array([(f.stride_x, f.stride_y, f.IX, f.IY) for f in chosen], dtype=np.float64).reshape(-1, 4)
+    coupled = _coupled(kinds, sizes, exact, window).tolist()
     return Rows(
         layer=layer,
-        kind=tuple(f.operator for f in chosen),
+        kind=kinds,
         sizes=sizes,
         exact=exact,
         whole=whole,
         given=wanted.prod(axis=2),
         factors=factors,
+        patterns=tuple(pattern_of(fs, ALIKE[k][c]) for fs, k, c in zip(factors, kinds, coupled, strict=True)),
         bits=np.array([(f.input_bits, f.weight_bits, f.output_bits, f.partial_bits) for f in chosen], dtype=np.float64),
-        window=np.array([(f.stride_x, f.stride_y, f.IX, f.IY) for f in chosen], dtype=np.float64),
+        window=window,
     )
+
+
+def _coupled(kinds: tuple[str, ...], sizes: Floats, exact: Floats, window: Floats) -> NDArray[np.bool_]:
+    """(rows,) whether a window's positions are more, or other, than a product of whole numbers of outputs."""
+    windowed = np.array([kind in WINDOW_KINDS for kind in kinds], dtype=bool)
+    taps, outputs = [INDEX["FX"], INDEX["FY"]], [INDEX["OX"], INDEX["OY"]]
+    single = (sizes[:, taps] == 1).all(axis=1) & (sizes[:, outputs] <= window[:, 2:]).all(axis=1)
+    return np.asarray(windowed & ~(single & (exact[:, :, outputs] % 1 == 0).all(axis=(1, 2))))
 
 
 def _sizes(form: Form) -> list[int]:

@@ -72,9 +72,10 @@ def orders_of(pattern: tuple[int, ...], length: int) -> Bytes:
     return prefix
 
 
-def pattern_of(factors: tuple[Factor, ...]) -> tuple[int, ...]:
-    """For every factor the index of the first equal one."""
-    return tuple(factors.index(f) for f in factors)
+def pattern_of(factors: tuple[Factor, ...], alike: tuple[int, ...]) -> tuple[int, ...]:
+    """For every factor the index of the first equal one, `alike` giving for every loop the first of its kind."""
+    known = [(alike[loop], size) for loop, size in factors]
+    return tuple(map(known.index, known))
 
 
 def subset_products(factors: NDArray[np.float64]) -> NDArray[np.float64]:

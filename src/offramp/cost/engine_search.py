@@ -15,7 +15,7 @@ from offramp.cost.engine_allocation import Allocator
 from offramp.cost.engine_hierarchy import Gate, Hierarchy
 from offramp.cost.engine_latency import Flags, Latency, Orders
 from offramp.cost.engine_layers import Floats
-from offramp.cost.engine_loops import Bytes, orders_of, pattern_of
+from offramp.cost.engine_loops import Bytes, orders_of
 from offramp.cost.engine_tables import I, Masks, O, Tables, W
 
 HASH = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], dtype=np.uint64)
@@ -50,7 +50,7 @@ class Search:
 
     def __init__(self, tables: Tables, hierarchy: Hierarchy, whole: Flags) -> None:
         self.tables, self.hierarchy = tables, hierarchy
-        lists = [orders_of(pattern_of(fs), tables.loops) for fs in tables.rows.factors]
+        lists = [orders_of(pattern, tables.loops) for pattern in tables.rows.patterns]
         self.prefix: Bytes = np.concatenate(lists, axis=1)
         self.row = np.repeat(np.arange(tables.count), [x.shape[1] for x in lists])
         allocator = Allocator(tables, hierarchy, self.prefix, self.row, whole)
@@ -140,7 +140,7 @@ class Search:
         bits = np.zeros(t.count)
         for op, level in self.hierarchy.held_in(index):
             width = t.rows.bits[:, 2:].max(axis=1) if op == O else t.rows.bits[:, op]
-            bits = bits + t.at_full(t.tile(op, level, exact=True)) * width
+            bits = bits + np.rint(t.held_at_full(op, level)) * width
         return bool((bits <= 0.5 * self.hierarchy.core.memories[index].size_bits).all())
 
     def _find_runs(self) -> dict[tuple[int, int, bool], Bytes]:
@@ -199,10 +199,9 @@ def _bound(orders: Orders, hierarchy: Hierarchy, passes: float) -> Floats:
         for use in gate.uses:
             op, b = use.operand, use.boundary
             if not use.partial and 0 < b == len(hierarchy.levels[op]) - 1:
-                mask = orders.masks[op][b]
-                wait = orders.at(t.transfer(op, b, use.upper, gate.bits), mask)
+                wait = orders.crossing(t.transfer(op, b, use.upper, gate.bits), op, b)
                 least = np.ceil(held[op] / gate.bits)
-                once = orders.at(t.times, mask) == 1.0
+                once = orders.crossing(t.times, op, b) == 1.0
                 waits[op] = np.maximum(waits[op], np.where(once, np.minimum(wait, least), wait))
     stall = np.maximum(traffic - total * np.ceil(passes), 0.0)
     drain = t.drain(hierarchy.core)[orders.row]
@@ -212,12 +211,12 @@ def _bound(orders: Orders, hierarchy: Hierarchy, passes: float) -> Floats:
 def _traffic(orders: Orders, gate: Gate) -> Floats:
     """(orders,) cycles that a port needs for all transfers but each duty's first."""
     t = orders.tables
-    places = {(use.operand, use.boundary): np.zeros((1, 1)) for use in gate.uses}
-    for use in gate.uses:
-        op, b = use.operand, use.boundary
-        cycles = t.transfer(op, b, use.upper, gate.bits) * (t.times - 1.0)
-        places[op, b] = places[op, b] + (cycles * t.boundary(op, b).partial if use.partial else cycles)
-    return sum((orders.at(table, orders.masks[op][b]) for (op, b), table in places.items()), start=np.zeros(()))
+    traffic = np.zeros(orders.row.size)
+    for op, b in dict.fromkeys((use.operand, use.boundary) for use in gate.uses):
+        here = [use for use in gate.uses if (use.operand, use.boundary) == (op, b)]
+        table = sum((t.again(op, b, use.upper, use.partial, gate.bits) for use in here), start=np.zeros((1, 1)))
+        traffic += orders.crossing(table, op, b)
+    return traffic
 
 
 def _first_least(values: Floats, row: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -232,11 +232,17 @@ def _within_capacity(
 
 
 def _shrunk(unrolling: Unrolling, places: list[tuple[int, str]], room: float) -> Unrolling:
-    """Take one off the largest factor among some places until their product has room."""
+    """Shrink the factors at some places until their product has room."""
     current = [dict(option) for option in unrolling]
-    factors = [current[i][n] for i, n in places]
-    while math.prod(factors) > room and max(factors, default=1) > 1:
-        factors[factors.index(max(factors))] -= 1
-    for (i, n), factor in zip(places, factors, strict=True):
+    for (i, n), factor in zip(places, _fitting(tuple(current[i][n] for i, n in places), room), strict=True):
         current[i][n] = factor
     return tuple(tuple(option.items()) for option in current)
+
+
+@lru_cache(maxsize=65536)
+def _fitting(wanted: tuple[int, ...], room: float) -> tuple[int, ...]:
+    """Take one off the first largest of some factors until their product has room."""
+    factors = list(wanted)
+    while math.prod(factors) > room and max(factors, default=1) > 1:
+        factors[factors.index(max(factors))] -= 1
+    return tuple(factors)

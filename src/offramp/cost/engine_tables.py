@@ -14,16 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.cost.engine_hierarchy import Hierarchy, Side, Use
-from offramp.cost.engine_layers import RELEVANT, REUSED, Floats, Rows
+from offramp.cost.engine_layers import RELEVANT, REUSED, WINDOW_KINDS, Floats, Rows
 from offramp.cost.engine_loops import subset_products
 from offramp.cost.engine_spatial import INDEX
 from offramp.ir.accelerator import Core
 
 I, W, O = 0, 1, 2  # noqa: E741
 """Indices of operands."""
-
-WINDOW_KINDS = ("Conv", "Pooling")
-"""Kinds whose inputs are read through a window."""
 
 Masks = NDArray[np.intp]
 
@@ -78,8 +75,12 @@ class Tables:
         self.relevant = np.array([RELEVANT[k] for k in rows.kind])
         self.reused = np.array([REUSED[k] for k in rows.kind])
         self.windowed = np.array([k in WINDOW_KINDS for k in rows.kind])
-        self.cycles = subset_products(self.sizes)
-        self.total = self.cycles[:, -1:]  # padding is 1, so the full set of any length
+        self.total = self.sizes.prod(axis=1, keepdims=True)
+
+    @cached_property
+    def cycles(self) -> Floats:
+        """(rows, masks) iterations of every set of factors."""
+        return subset_products(self.sizes)
 
     def flagged(self, flags: NDArray[np.bool_]) -> Masks:
         """(rows,) bit mask of the factors whose loop is flagged, from (rows, loops) flags."""
@@ -98,14 +99,25 @@ class Tables:
         return [self.flagged(self.relevant[:, op]) for op in (I, W, O)]
 
     @cached_property
-    def _subsets(self) -> list[Floats]:
-        """(rows, masks) products of the factors that make new elements of I, W and O, then of OX FX OY FY windows."""
+    def _factors(self) -> Floats:
+        """(7, rows, loops) factors that make new elements of I, W and O, then of OX FX OY FY windows; 1 elsewhere."""
         flags = np.zeros((7, self.count, self.relevant.shape[2]), dtype=bool)
         flags[:3] = self.relevant.swapaxes(0, 1)
         for i, name in enumerate(("OX", "FX", "OY", "FY")):
             flags[3 + i, :, INDEX[name]] = self.windowed
-        chosen = flags[:, np.arange(self.count)[:, None], self.dims]
-        return list(subset_products(np.where(chosen, self.sizes, 1.0)))
+        return np.where(flags[:, np.arange(self.count)[:, None], self.dims], self.sizes, 1.0)
+
+    @cached_property
+    def _subsets(self) -> Floats:
+        return subset_products(self._factors)
+
+    @cached_property
+    def _products(self) -> Floats:
+        return np.asarray(self._factors.prod(axis=2, keepdims=True))
+
+    @cached_property
+    def _nothing(self) -> Floats:
+        return np.ones((7, self.count, 1))
 
     def _span(self, op: int, level: int) -> bytes:
         """Which array dimensions one instance of a memory level and those under it serve, one byte for each."""
@@ -123,18 +135,21 @@ class Tables:
         """(rows, loops) unrolled factors that one instance of a memory level and those under it span; -1 is none."""
         return self._inside(self._span(op, level), exact)
 
-    def elements(self, op: int, spatial: Floats, *, temporal: bool) -> Floats:
-        """Elements of an operand under unrolled factors and (with `temporal`) every mask of factors."""
-        fixed = np.where(self.relevant[:, op], spatial, 1.0).prod(axis=1, keepdims=True)
-        size = self._subsets[op] * fixed if temporal else fixed
+    def elements(self, op: int, spatial: Floats, temporal: Floats) -> Floats:
+        """Elements of an operand under unrolled factors and products of temporal ones, one for each of `_factors`."""
+        size = temporal[op] * np.where(self.relevant[:, op], spatial, 1.0).prod(axis=1, keepdims=True)
         if op != I or not self.windowed.any():
             return np.asarray(size)
-        one = np.ones_like(fixed)
-        parts = self._subsets[3:] if temporal else [one, one, one, one]
-        ox, fx, oy, fy = (p * spatial[:, INDEX[n], None] for p, n in zip(parts, ("OX", "FX", "OY", "FY"), strict=True))
+        ox, fx, oy, fy = (
+            p * spatial[:, INDEX[n], None] for p, n in zip(temporal[3:], ("OX", "FX", "OY", "FY"), strict=True)
+        )
         sx, sy, ix, iy = (self.rows.window[:, i, None] for i in range(4))
         window = span(ox, fx, sx, ix) * span(oy, fy, sy, iy)
         return np.asarray(np.where(self.windowed[:, None], size * window, size))
+
+    def held_at_full(self, op: int, level: int) -> Floats:
+        """(rows,) elements that a level must have room for when it takes all factors, not rounded."""
+        return self.elements(op, self.inside(op, level, exact=True), self._products)[:, 0]
 
     def tile(self, op: int, level: int, *, exact: bool) -> Floats:
         """(rows, masks) elements that one instance of a memory level holds when it has a set of factors below it."""
@@ -146,7 +161,7 @@ class Tables:
             return np.asarray(np.rint(self._held(op, span)))
         if np.array_equal(self._inside(span, True), self._inside(span, False)):
             return self._tile(op, span, True)
-        return np.asarray(np.rint(self.elements(op, self._inside(span, False), temporal=True)))
+        return np.asarray(np.rint(self.elements(op, self._inside(span, False), self._subsets)))
 
     def held(self, op: int, level: int) -> Floats:
         """(rows, masks) elements that a level must have room for, not rounded."""
@@ -154,7 +169,7 @@ class Tables:
 
     @kept
     def _held(self, op: int, span: bytes) -> Floats:
-        return self.elements(op, self._inside(span, True), temporal=True)
+        return self.elements(op, self._inside(span, True), self._subsets)
 
     def at_full(self, table: Floats) -> Floats:
         """(rows,) values where all factors are below."""
@@ -163,8 +178,8 @@ class Tables:
     @kept
     def growth(self, op: int, boundary: int, *, exact: bool) -> Floats:
         """(rows, 1) how many different tiles of the level below the level above a boundary feeds at once."""
-        under = self.elements(op, self.inside(op, boundary - 1, exact=exact), temporal=False)
-        over = self.elements(op, self.inside(op, boundary, exact=exact), temporal=False)
+        under = self.elements(op, self.inside(op, boundary - 1, exact=exact), self._nothing)
+        over = self.elements(op, self.inside(op, boundary, exact=exact), self._nothing)
         return np.asarray(np.rint(over / under))
 
     @kept
@@ -215,6 +230,12 @@ class Tables:
         """(rows, masks) cycles of one transfer over a boundary through a port of `width` bits."""
         table = self.boundary(op, b)
         return np.asarray(np.ceil((table.bits_upper if upper else table.bits_lower) / width))
+
+    @kept
+    def again(self, op: int, b: int, upper: bool, partial: bool, width: int) -> Floats:
+        """(rows, masks) cycles of all transfers of a duty but the first."""
+        cycles = self.transfer(op, b, upper, width) * (self.times - 1.0)
+        return np.asarray(cycles * self.boundary(op, b).partial if partial else cycles)
 
     def drain(self, core: Core) -> Floats:
         """(rows,) cycles until the last results have left a systolic array."""
