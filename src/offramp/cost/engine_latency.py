@@ -45,10 +45,10 @@ class Orders:
         return Orders(
             tables=self.tables,
             hierarchy=self.hierarchy,
-            row=np.take(self.row, chosen),
-            masks=[[np.take(m, chosen) for m in masks] for masks in self.masks],
-            runs={k: np.take(m, chosen) for k, m in self.runs.items()},
-            base=np.take(self.base, chosen),
+            row=self.row.take(chosen),
+            masks=[[m.take(chosen) for m in masks] for masks in self.masks],
+            runs={k: m.take(chosen) for k, m in self.runs.items()},
+            base=self.base.take(chosen),
         )
 
     def place(self, op: int, b: int) -> NDArray[np.intp]:
@@ -60,7 +60,7 @@ class Orders:
 
     def crossing(self, table: NDArray[Any], op: int, b: int) -> NDArray[Any]:
         """Values of a (rows, masks) or (rows, 1) table at each order's mask below a boundary."""
-        return np.take(table, self.row if table.shape[1] == 1 else self.place(op, b))
+        return table.take(self.row if table.shape[1] == 1 else self.place(op, b))
 
     def held_bits(self, op: int, level: int) -> Floats:
         """Bits of a level's tile."""
@@ -150,7 +150,7 @@ class Latency:
         return self.known[key]
 
     def _at(self, move: _Move, table: Floats) -> Floats:
-        return np.take(table, self.row if table.shape[1] == 1 else move.place)
+        return table.take(self.row if table.shape[1] == 1 else move.place)
 
     def _stall(self) -> Floats:
         """Cycles lost at the port that falls behind most."""

@@ -52,7 +52,8 @@ class Search:
         self.tables, self.hierarchy = tables, hierarchy
         lists = [orders_of(pattern, tables.loops) for pattern in tables.rows.patterns]
         self.prefix: Bytes = np.concatenate(lists, axis=1)
-        self.row = np.repeat(np.arange(tables.count), [x.shape[1] for x in lists])
+        self.lengths = np.array([x.shape[1] for x in lists])
+        self.row = np.repeat(np.arange(tables.count), self.lengths)
         allocator = Allocator(tables, hierarchy, self.prefix, self.row, whole)
         self.nothing, self.everything = np.zeros(self.row.size, dtype=np.uint8), self._of_row(tables.full)
         self.masks = [self._boundaries(op, allocator.cuts[op]) for op in (I, W, O)]
@@ -106,7 +107,7 @@ class Search:
         return least
 
     def _of_row(self, masks: Masks) -> Bytes:
-        return masks.astype(np.uint8)[self.row]
+        return np.repeat(masks.astype(np.uint8), self.lengths)
 
     def _boundaries(self, op: int, cuts: list[Bytes | None]) -> list[Bytes]:
         """Masks of all boundaries; reusing factors right above a cut go below it (they cost nothing there)."""

@@ -7,6 +7,7 @@ is. This file knows sizes and register widths, no costs.
 """
 
 import math
+from bisect import insort
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -198,8 +199,7 @@ def _best(options: list[list[Ranked]], sizes: dict[str, int]) -> list[Unrolling]
                 if full and (least > kept[-1][0] or (least, here) > (kept[-1][0], kept[-1][1][: depth + 1])):
                     continue
                 if depth + 1 == len(options):
-                    kept.append((least, here, (*chosen, option)))
-                    kept.sort(key=_rank)
+                    insort(kept, (least, here, (*chosen, option)))
                     del kept[KEPT:]
                 else:
                     below = totals | {name: totals[name] * factor for name, factor in option}
@@ -208,10 +208,6 @@ def _best(options: list[list[Ranked]], sizes: dict[str, int]) -> list[Unrolling]
 
     visit(1, 1, (), (), dict.fromkeys(sizes, 1))
     return [unrolling for *_, unrolling in kept]
-
-
-def _rank(kept: tuple[float, tuple[int, ...], Unrolling]) -> tuple[float, tuple[int, ...]]:
-    return kept[:2]
 
 
 def _within_capacity(
