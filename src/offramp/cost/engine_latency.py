@@ -65,10 +65,10 @@ class Orders:
     def held_bits(self, op: int, level: int) -> Floats:
         """Bits of a level's tile."""
         t = self.tables
-        bits = np.take(t.rows.bits[:, 2 if op == O else op], self.row)
+        bits = t.rows.bits[:, 2 if op == O else op].take(self.row)
         if op == O and level + 1 < len(self.masks[op]):
             unfinished = self.crossing(t.partial(level + 1), op, level + 1)
-            bits = np.where(unfinished, np.take(t.rows.bits[:, 3], self.row), bits)
+            bits = np.where(unfinished, t.rows.bits[:, 3].take(self.row), bits)
         held: Floats = self.crossing(t.tile(op, level, exact=True), op, level + 1) * bits
         return held
 
@@ -114,7 +114,7 @@ class Latency:
                 continue
             used = []
             for op, level in levels:
-                run = np.maximum(np.take(self.tables.cycles, orders.base + runs[op, level, False]), 1.0)
+                run = np.maximum(self.tables.cycles.take(orders.base + runs[op, level, False]), 1.0)
                 used.append(np.floor(orders.held_bits(op, level) / run) / memory.size_bits)
             shared = sum(used, start=np.zeros(self.row.size))
             for key, own in zip(levels, used, strict=True):
@@ -128,7 +128,7 @@ class Latency:
         period = orders.crossing(t.cycles, op, b)
         allowed = period
         if b and (op, b - 1) in buffered:
-            run = np.take(t.cycles, orders.base + orders.runs[op, b - 1, True])
+            run = t.cycles.take(orders.base + orders.runs[op, b - 1, True])
             allowed = np.where(buffered[op, b - 1], period, np.floor(period / run))
         table = t.boundary(op, b)
         return _Move(

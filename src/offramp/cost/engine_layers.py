@@ -115,30 +115,28 @@ class Rows:
 def rows_of(forms: Sequence[Form], core: Core) -> Rows:
     """All rows of some layers on a core."""
     assert core.array is not None
-    pairs = [(i, u) for i, found in enumerate(unrollings(forms, core)) for u in found]
-    layer = np.array([i for i, _ in pairs], dtype=np.intp)
-    sizes = np.array([_sizes(forms[i]) for i, _ in pairs], dtype=np.float64).reshape(-1, len(LOOPS))
-    wanted = _factors([u for _, u in pairs], len(core.array.dimensions))
+    found = unrollings(forms, core)
+    layer = np.repeat(np.arange(len(forms)), [len(options) for options in found])
+    sizes = np.array([_sizes(form) for form in forms], dtype=np.float64).reshape(-1, len(LOOPS))[layer]
+    window = np.array([(f.stride_x, f.stride_y, f.IX, f.IY) for f in forms], dtype=np.float64).reshape(-1, 4)[layer]
+    bits = [(f.input_bits, f.weight_bits, f.output_bits, f.partial_bits) for f in forms]
+    wanted = _factors([u for options in found for u in options], len(core.array.dimensions))
     exact, whole = _balanced(sizes, wanted)
-    steps = _steps(sizes, exact)
-    orders = [tuple(INDEX[name] for name, _ in forms[i].loops) for i, _ in pairs]
-    factors = tuple(
-        loop_factors(tuple(row), order) for row, order in zip(steps.astype(int).tolist(), orders, strict=True)
-    )
-    chosen = [forms[i] for i, _ in pairs]
-    kinds = tuple(f.operator for f in chosen)
-    window = np.array([(f.stride_x, f.stride_y, f.IX, f.IY) for f in chosen], dtype=np.float64).reshape(-1, 4)
-    coupled = _coupled(kinds, sizes, exact, window).tolist()
+    steps = _steps(sizes, exact).astype(int).tolist()
+    kinds, orders = [f.operator for f in forms], [tuple(INDEX[name] for name, _ in f.loops) for f in forms]
+    factors = tuple(loop_factors(tuple(row), orders[i]) for row, i in zip(steps, layer.tolist(), strict=True))
+    kind = tuple(kinds[i] for i in layer.tolist())
+    coupled = _coupled(kind, sizes, exact, window).tolist()
     return Rows(
         layer=layer,
-        kind=kinds,
+        kind=kind,
         sizes=sizes,
         exact=exact,
         whole=whole,
         given=wanted.prod(axis=2),
         factors=factors,
-        patterns=tuple(pattern_of(fs, ALIKE[k][c]) for fs, k, c in zip(factors, kinds, coupled, strict=True)),
-        bits=np.array([(f.input_bits, f.weight_bits, f.output_bits, f.partial_bits) for f in chosen], dtype=np.float64),
+        patterns=tuple(pattern_of(fs, ALIKE[k][c]) for fs, k, c in zip(factors, kind, coupled, strict=True)),
+        bits=np.array(bits, dtype=np.float64).reshape(-1, 4)[layer],
         window=window,
     )
 

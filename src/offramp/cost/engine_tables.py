@@ -129,7 +129,9 @@ class Tables:
     @kept
     def _inside(self, span: bytes, exact: bool) -> Floats:
         factors = self.rows.exact if exact else self.rows.whole
-        return np.asarray(factors[:, np.frombuffer(span, dtype=bool)].prod(axis=1))
+        inside = np.asarray(factors[:, np.frombuffer(span, dtype=bool)].prod(axis=1))
+        same = not exact and np.array_equal(inside, self._inside(span, True))
+        return self._inside(span, True) if same else inside
 
     def inside(self, op: int, level: int, *, exact: bool) -> Floats:
         """(rows, loops) unrolled factors that one instance of a memory level and those under it span; -1 is none."""
@@ -147,9 +149,13 @@ class Tables:
         window = span(ox, fx, sx, ix) * span(oy, fy, sy, iy)
         return np.asarray(np.where(self.windowed[:, None], size * window, size))
 
+    @kept
+    def _all_held(self, op: int, span: bytes) -> Floats:
+        return self.elements(op, self._inside(span, True), self._products)[:, 0]
+
     def held_at_full(self, op: int, level: int) -> Floats:
         """(rows,) elements that a level must have room for when it takes all factors, not rounded."""
-        return self.elements(op, self.inside(op, level, exact=True), self._products)[:, 0]
+        return self._all_held(op, self._span(op, level))
 
     def tile(self, op: int, level: int, *, exact: bool) -> Floats:
         """(rows, masks) elements that one instance of a memory level holds when it has a set of factors below it."""
@@ -159,9 +165,15 @@ class Tables:
     def _tile(self, op: int, span: bytes, exact: bool) -> Floats:
         if exact:
             return np.asarray(np.rint(self._held(op, span)))
-        if np.array_equal(self._inside(span, True), self._inside(span, False)):
+        if self._inside(span, False) is self._inside(span, True):
             return self._tile(op, span, True)
         return np.asarray(np.rint(self.elements(op, self._inside(span, False), self._subsets)))
+
+    @kept
+    def _unrolled(self, op: int, span: bytes, exact: bool) -> Floats:
+        if not exact and self._inside(span, False) is self._inside(span, True):
+            return self._unrolled(op, span, True)
+        return self.elements(op, self._inside(span, exact), self._nothing)
 
     def held(self, op: int, level: int) -> Floats:
         """(rows, masks) elements that a level must have room for, not rounded."""
@@ -178,8 +190,7 @@ class Tables:
     @kept
     def growth(self, op: int, boundary: int, *, exact: bool) -> Floats:
         """(rows, 1) how many different tiles of the level below the level above a boundary feeds at once."""
-        under = self.elements(op, self.inside(op, boundary - 1, exact=exact), self._nothing)
-        over = self.elements(op, self.inside(op, boundary, exact=exact), self._nothing)
+        under, over = (self._unrolled(op, self._span(op, level), exact) for level in (boundary - 1, boundary))
         return np.asarray(np.rint(over / under))
 
     @kept
