@@ -1,4 +1,4 @@
-"""Damage as hypothesis strategies, for the tests of every reader: bytes of a good file, and values of a good document."""
+"""Damage as hypothesis strategies for the tests of every reader: in the bytes or the values of a good file."""
 
 import copy
 import struct
@@ -20,9 +20,7 @@ def values(known: Sequence[Any] = ()) -> st.SearchStrategy[Any]:
     """Any document of a few values; `known` are words that the reader gives a meaning."""
     scalars = SCALARS | st.sampled_from(known) if known else SCALARS
     keys = st.text(max_size=6) | st.sampled_from([k for k in known if isinstance(k, str)] or ["name"])
-    return st.recursive(
-        scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(keys, v, max_size=3), max_leaves=5
-    )
+    return st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(keys, v, max_size=3), max_leaves=5)
 
 
 @st.composite

@@ -6,6 +6,15 @@ to mend (exit code 2); `InternalError` is ours (exit code 1). Nothing here knows
 
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Most characters of one part of a message; what a damaged file holds may be endless."""
+
+
+def one_line(text: str) -> str:
+    """Text that a terminal can show on one line: line breaks, control codes and lone surrogates are written out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}... ({len(shown)} characters)"
+
 
 class OfframpError(Exception):
     """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
@@ -26,6 +35,7 @@ class UserError(OfframpError):
     exit_code = 2
 
     def __init__(self, given: str, *, wanted: str = "", where: str = "", write: str = "") -> None:
+        given, wanted, where, write = (one_line(part) for part in (given, wanted, where, write))
         self.given, self.wanted, self.where, self.write = given, wanted, where, write
         parts = [f"{where}: {given}" if where else given]
         parts += [f"wanted {wanted}"] if wanted else []

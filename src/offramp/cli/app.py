@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.console import Console
 
-from offramp.errors import OfframpError
+from offramp.errors import OfframpError, one_line
 
 app = typer.Typer(
     name="offramp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -41,5 +41,5 @@ def main() -> None:
 def _leave(message: str, code: int) -> None:
     if os.environ.get("OFFRAMP_TRACEBACK"):
         raise
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"offramp: {message}")
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"offramp: {one_line(message)}")
     sys.exit(code)
