@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
@@ -58,6 +58,10 @@ def wrong_arrays(draw: st.DrawFn) -> Arrays:
     return named
 
 
+def filled(number: float, kind: str) -> Arrays:
+    return good() | {"x": np.full((24, 2, 3, 4), number, kind)}
+
+
 def right_or_refused(path: Path) -> None:
     """Every split finite, of one shape, with labels in range; or an error of one line."""
     try:
@@ -73,6 +77,9 @@ def right_or_refused(path: Path) -> None:
 
 @pytest.mark.reader
 @given(wrong_arrays())
+@example(filled(3.4e38, "float32"))
+@example(filled(1.3e154, "float64"))
+@example(good() | {"x": np.linspace(0, 1e-40, 576).reshape(24, 2, 3, 4)})
 @settings(max_examples=200)
 def test_wrong_arrays_of_a_users_file(named: Arrays) -> None:
     with TemporaryDirectory() as folder:
@@ -83,6 +90,8 @@ def test_wrong_arrays_of_a_users_file(named: Arrays) -> None:
 
 @pytest.mark.reader
 @given(train=wrong_arrays() | st.just(good()), test=wrong_arrays())
+@example(train=good(), test=filled(3.4e38, "float64"))
+@example(train=good() | {"x": np.linspace(0, 1e-30, 576).reshape(24, 2, 3, 4)}, test=filled(1e9, "float64"))
 @settings(max_examples=100)
 def test_wrong_arrays_of_a_users_folder(train: Arrays, test: Arrays) -> None:
     with TemporaryDirectory() as name:

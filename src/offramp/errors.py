@@ -4,6 +4,7 @@ A message says what was given, what was wanted, where, and what to write instead
 to mend (exit code 2); `InternalError` is ours (exit code 1). Nothing here knows any other room.
 """
 
+import difflib
 from collections.abc import Iterable
 
 LONGEST = 2000
@@ -70,7 +71,8 @@ class InternalError(OfframpError):
 def choose(kind: str, given: str, known: Iterable[str], *, where: str = "") -> UserError:
     """The error for a name that is not in a closed list: it lists what is known."""
     names = sorted(known)
-    close = [n for n in names if n[:3] == given[:3]] or names[:1]
+    near = [n for n in names if n[:3] == given[:3]] or names
+    close = sorted(near, key=lambda n: -difflib.SequenceMatcher(None, given, n).ratio())
     return UserError(
         f"unknown {kind} {given!r}",
         wanted=f"one of {', '.join(names)}",
