@@ -160,13 +160,6 @@ def test_a_damaged_python_batch(content: bytes) -> None:
 
 
 @pytest.mark.reader
-@given(st.binary(max_size=200))
-@settings(max_examples=100)
-def test_any_bytes_as_a_python_batch(content: bytes) -> None:
-    samples_or_refused("data_batch_1", {"data_batch_1": content})
-
-
-@pytest.mark.reader
 @given(st.deferred(lambda: damaged_bytes([cifar10_files()["data_batch_1.bin"]])))
 @settings(max_examples=50)
 def test_a_damaged_binary_batch(content: bytes) -> None:

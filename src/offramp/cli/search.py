@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from offramp.cli.app import app, console
 from offramp.config import Budget, default_budget
+from offramp.errors import InfeasibleError
 
 PHASES = {
     "shared": "shared weights",
@@ -88,6 +89,9 @@ def search_command(
         typer.echo(json.dumps(result.to_json()))
     else:
         _print(result, data, data_dir)
+    if not result.front:
+        wanted = "wider constraints or more trials, in another run folder"
+        raise InfeasibleError(f"the front is empty: {result.note}", wanted=wanted, where=str(result.run))
 
 
 def _budget(samples: int, shared: int | None, tune: int | None, finish: int | None) -> Budget:
@@ -169,7 +173,6 @@ def _print(result: Any, data: str, data_dir: Path | None) -> None:
         table.add_row(name, f"{m.accuracy_val:.4f}", f"{m.accuracy_test:.4f}", *figures, exits)
     out.print(table)
     if result.bundle is None:
-        out.print(f"the front is empty: {result.note}")
         return
     out.print(f"knee: trial {result.knee.trial.number}; report: {result.run / 'report.html'}")
     out.print(f"offramp run {result.bundle} --data {data}")
