@@ -59,7 +59,7 @@ from offramp.search.front import feasible
 from offramp.search.front import points as points_of
 from offramp.search.journal import Journal
 from offramp.search.space import Space
-from offramp.search.strategy import make_strategy
+from offramp.search.strategy import check_strategy, make_strategy
 from offramp.search.study import run_study, trial_seed
 from offramp.search.task import Task
 
@@ -98,6 +98,7 @@ class Designer:
         progress: Progress | None = None,
     ) -> None:
         check_objectives(config.objectives)
+        check_strategy(config.strategy)
         guarantee = parse_guarantee(config.guarantee) if config.guarantee else None
         aside = None
         if guarantee is not None:
@@ -154,7 +155,6 @@ class Designer:
             "budget": repr(self.budget),
             "space": self.space.digest,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
         return Journal.open(self.folder / "journal.sqlite", identity, {"versions": versions()})
 
     def _epochs(self, phase: str, total: int, remark: str = "") -> OnEpoch:
