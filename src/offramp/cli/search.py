@@ -15,8 +15,8 @@ from offramp.config import Budget, default_budget
 from offramp.errors import InfeasibleError
 
 PHASES = {
-    "shared": "shared weights",
     "static": "static network",
+    "shared": "shared weights",
     "search": "search",
     "finish": "finish the front",
 }
