@@ -1,4 +1,4 @@
-"""A TensorFlow Lite classifier as a workload: one stage without exit branches, priced at the bits that are asked for."""
+"""A TensorFlow Lite classifier as a workload: one stage without exit branches, at the bits that are asked for."""
 
 from math import prod
 from pathlib import Path
