@@ -1,6 +1,6 @@
 """`offramp price`: what a network costs on a chip, layer by layer, stage by stage, exit by exit.
 
-The network is a backbone by name, a bundle, or an ONNX file; only the first needs torch.
+The network is a backbone by name, a bundle, an ONNX or a tflite file; only the first needs torch.
 """
 
 import json
@@ -28,7 +28,7 @@ BACKENDS = ("fast", "zigzag")
 
 @app.command("price", short_help="Price a network on an accelerator.")
 def price_command(
-    model: Annotated[str, typer.Argument(help="backbone name, bundle folder or ONNX file")],
+    model: Annotated[str, typer.Argument(help="backbone name, bundle folder, ONNX or tflite file")],
     accelerator: Annotated[str, typer.Option("--accelerator", help="shipped name or YAML file")],
     backend: Annotated[str, typer.Option("--backend", help="fast or zigzag")] = "fast",
     execution: Annotated[str, typer.Option("--execution", help="best or layer-by-layer")] = "best",
@@ -135,9 +135,13 @@ def _load(
     """The workload of a model, and its own exit rates where it has any."""
     path = Path(model)
     points = _numbers("--exits", exits, int)
-    is_file = path.suffix == ".onnx" or path.is_file()
+    is_file = path.suffix in (".onnx", ".tflite") or path.is_file()
     if (is_file or path.is_dir()) and points:
         raise UserError(f"--exits {exits} for {model}", wanted="a backbone name; a file has the exits that it has")
+    if path.suffix == ".tflite":
+        from offramp.formats.tflite_workload import read_tflite_workload
+
+        return read_tflite_workload(path, weight_bits=bits[0], activation_bits=bits[1]), None
     if is_file:
         from offramp.formats.onnx_workload import read_onnx
 
@@ -164,7 +168,7 @@ def _backbone(
 
     if name not in BACKBONES:
         error = choose("model", name, BACKBONES, where="MODEL")
-        raise UserError(error.given, wanted=f"{error.wanted}, a bundle folder, or an ONNX file", where="MODEL")
+        raise UserError(error.given, wanted=f"{error.wanted}, a bundle folder, an ONNX or a tflite file", where="MODEL")
     default_shape, default_classes = INPUTS.get(name, DEFAULT_INPUT)
     if shape and (len(shape) != 3 or min(shape) < 1):
         raise UserError(f"{','.join(map(str, shape))}", wanted="C,H,W, three positive sizes", where="--input-shape")
