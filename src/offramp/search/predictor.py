@@ -3,8 +3,8 @@ costs.
 
 The accuracy of each exit is predicted from what lies before it (`Features.exit_rows`). How many samples have left by an
 exit follows from how its accuracy stands to the best one, a question of a handful of numbers that few trials answer.
-Accuracy is predicted twice, directly and as the best of its exits; the way with the better cross-validated Kendall's tau
-is used. Prices are no guess: a `price` callable gives them, and expected cost is exit rates times prices, with exits
+Accuracy is predicted twice, directly and as the best of its exits; the way with the better cross-validated Kendall's
+tau is used. Prices are no guess: a `price` callable gives them, and expected cost is exit rates times prices, with exits
 that hardly anyone takes left out as the solver would. Without one, costs are regressed like accuracy. Candidates that
 failed or were refused teach a predictor of trouble.
 """

@@ -1,7 +1,7 @@
 """NSGA-II on surrogates that are refitted as trials come in (the scheme of NSGANetV2, Lu et al., ECCV 2020).
 
-A small first generation as in `nsga2`. Then, round after round: fit the predictor on every trial, let NSGA-II breed from
-the best trials on the predictions, and propose a small batch of what it has seen: one after another the candidate whose
+A small first generation as in `nsga2`. Then, round after round: fit the predictor on every trial, let NSGA-II breed
+from the best trials on the predictions, and propose a small batch of what it has seen: one after another the candidate whose
 expected gain in hypervolume over the known front is the largest, given how far predictions have been off (Emmerich et
 al., IEEE TEVC 2006), the ones taken before counting as if they had come true. Predictions that were too good are
 corrected by the trials they cause.
