@@ -4,9 +4,9 @@ costs.
 The accuracy of each exit is predicted from what lies before it (`Features.exit_rows`). How many samples have left by an
 exit follows from how its accuracy stands to the best one, a question of a handful of numbers that few trials answer.
 Accuracy is predicted twice, directly and as the best of its exits; the way with the better cross-validated Kendall's
-tau is used. Prices are no guess: a `price` callable gives them, and expected cost is exit rates times prices, with exits
-that hardly anyone takes left out as the solver would. Without one, costs are regressed like accuracy. Candidates that
-failed or were refused teach a predictor of trouble.
+tau is used. Prices are no guess: a `price` callable gives them, and expected cost is exit rates times prices, with
+exits that hardly anyone takes left out as the solver would. Without one, costs are regressed like accuracy. Candidates
+that failed or were refused teach a predictor of trouble.
 """
 
 from collections.abc import Callable, Sequence
@@ -103,7 +103,7 @@ class Predictor:
         said = np.zeros(len(flat_left))
         said[told_left] = rate.held
         ends = np.cumsum([len(x) for x in left])[:-1]
-        return [_settle(x) for x in np.split(said, ends)] if good else []
+        return [settled_rates(x) for x in np.split(said, ends)] if good else []
 
     def _compare(self, good: Sequence[Observation], split: Sequence[Floats]) -> None:
         """Which of the two ways to an accuracy orders held-out trials better, and how far the best exit is from it."""
@@ -158,7 +158,7 @@ class Predictor:
     def _rates(self, candidates: Sequence[Architecture], accuracies: Sequence[Floats]) -> list[Floats]:
         stands = [self._stand(c, a) for c, a in zip(candidates, accuracies, strict=True)]
         left = self._models["exit rate"].predict(np.concatenate(stands))
-        return [_settle(x) for x in np.split(left, np.cumsum([len(s) for s in stands])[:-1])]
+        return [settled_rates(x) for x in np.split(left, np.cumsum([len(s) for s in stands])[:-1])]
 
     def _figures(self, candidate: Architecture, rates: Floats) -> dict[str, float]:
         """Expected costs from predicted rates and true prices."""
@@ -193,7 +193,7 @@ def _per_exit(seen: Observation, values: Sequence[float], missing: float) -> Flo
     return np.asarray([*(own.get(e.mounting_point, missing) for e in seen.asked.exits), values[-1]], dtype=np.float64)
 
 
-def _settle(left: Floats) -> Floats:
+def settled_rates(left: Floats) -> Floats:
     """Exit rates from the shares that have left by each early exit: in [0, 1], none smaller than the one before."""
     grown = np.maximum.accumulate(np.clip(np.append(left, 1.0), 0, 1))
     grown[-1] = 1.0

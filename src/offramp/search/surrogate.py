@@ -1,10 +1,10 @@
 """NSGA-II on surrogates that are refitted as trials come in (the scheme of NSGANetV2, Lu et al., ECCV 2020).
 
 A small first generation as in `nsga2`. Then, round after round: fit the predictor on every trial, let NSGA-II breed
-from the best trials on the predictions, and propose a small batch of what it has seen: one after another the candidate whose
-expected gain in hypervolume over the known front is the largest, given how far predictions have been off (Emmerich et
-al., IEEE TEVC 2006), the ones taken before counting as if they had come true. Predictions that were too good are
-corrected by the trials they cause.
+from the best trials on the predictions, and propose a small batch of what it has seen: one after another the candidate
+whose expected gain in hypervolume over the known front is the largest, given how far predictions have been off
+(Emmerich et al., IEEE TEVC 2006), the ones taken before counting as if they had come true. Predictions that were too
+good are corrected by the trials they cause.
 """
 
 from collections.abc import Sequence
@@ -140,7 +140,7 @@ class SurrogateSearch:
         draws = self._draws(values[left])
         chosen: list[int] = []
         while left and len(chosen) < self._round_size:
-            gains = [_gain(front, reference, draw) for draw in draws]
+            gains = [expected_gain(front, reference, draw) for draw in draws]
             best = int(np.argmax(gains))
             chosen.append(left.pop(best))
             front = [*front, tuple(values[chosen[-1]].tolist())]
@@ -169,7 +169,7 @@ def _shortlist(values: Floats, left: list[int]) -> list[int]:
     return kept[:SHORTLIST]
 
 
-def _gain(front: list[tuple[float, ...]], reference: list[float], draws: Floats) -> float:
+def expected_gain(front: list[tuple[float, ...]], reference: list[float], draws: Floats) -> float:
     """Mean hypervolume that each of some points [n, m] would add to a front."""
     before = hypervolume(front, reference)
     return float(np.mean([hypervolume([*front, tuple(p)], reference) - before for p in draws.tolist()]))
