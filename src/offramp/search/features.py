@@ -56,8 +56,8 @@ class Features:
         work, weights, analog, bits = 0.0, 0.0, 0.0, 0.0
         for x in self._layers:
             if x.block in blocks and x.block <= last:
-                share = widths.get(x.width_group, self._channels.get(x.width_group, 1))
-                share /= self._channels.get(x.width_group, 1)
+                full = self._channels.get(x.width_group, 1)
+                share = widths.get(x.width_group, full) / full
                 work, weights = work + x.macs * share, weights + x.weights * share
                 analog += x.macs * share * (x.name in cores)
                 bits += x.macs * share * candidate.precision_of(x.name).weight_bits
