@@ -1,5 +1,6 @@
 """Laws of what the surrogate knows: rows of exits, shares that have left, held-out predictions, expected gains."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from offramp.ir.architecture import ExitChoice
 from offramp.search.derive import derive_space
 from offramp.search.features import Features
 from offramp.search.front import hypervolume
-from offramp.search.predictor import Observation, Predictor, settled_rates
+from offramp.search.predictor import Neighbours, Observation, Predictor, settled_rates
 from offramp.search.regress import best_regressor, order_quality
 from offramp.search.surrogate import expected_gain
 from offramp.search.task import Task
@@ -91,3 +92,30 @@ def test_errors_say_how_far_predictions_are_off() -> None:
     energy = np.asarray([o.trial.metrics.energy_uj for o in seen[100:] if o.trial.metrics])
     off = np.asarray([np.sqrt(np.mean((-values[:, 0] - accuracy) ** 2)), np.std(np.log(values[:, 1] / energy))])
     assert (off < 3 * predictor.errors).all() and (off > predictor.errors / 3).all()
+
+
+def test_a_change_behind_the_exit_that_decides_is_nothing_new() -> None:
+    """Exits 0 and 2 of every trial answer better than the end: candidates that differ behind them are no news."""
+    rng = np.random.default_rng(3)
+    exits = (ExitChoice(0), ExitChoice(2))
+    asked = list(dict.fromkeys(SPACE.repair(replace(SPACE.sample(rng), depths=(), exits=exits)) for _ in range(40)))
+    seen = [Observation(a, evaluate(a, i, 0)) for i, a in enumerate(asked)]
+    for i, o in enumerate(seen):
+        detail = json.dumps({"exit_accuracies": [0.9, 0.8 - i / 1000, 0.5]})
+        seen[i] = replace(o, trial=replace(o.trial, detail=detail))
+    predictor = Predictor(Task(space=SPACE, objectives=NAMES, price=price), Features(SPACE), price)
+    predictor.fit(seen, seed=0)
+    genes = [g.name.startswith("b4") for g in SPACE.genes]
+    tail = np.where(genes, SPACE.sample_vector(rng), SPACE.encode(asked[0]))
+    assert SPACE.decode(tail) != asked[0]
+    stem = np.where([g.name == "stem.conv" for g in SPACE.genes], 0, SPACE.encode(SPACE.neutral))
+    other = replace(SPACE.decode(stem), exits=exits)
+    doubts = predictor.doubts([SPACE.decode(tail), other])
+    assert doubts[0] == 0.0 and 0 < doubts[1] <= 1
+
+
+def test_distances_are_to_the_nearest() -> None:
+    known = Neighbours(np.asarray([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]]))
+    assert known.distances(np.asarray([[2.0, 0.0], [9.0, 9.0]])).tolist() == [0.0, 1.0]
+    assert 0 < known.distances(np.asarray([[0.5, 0.0]]))[0] < 1
+    assert Neighbours(np.empty((0, 2))).distances(np.zeros((2, 2))).tolist() == [1.0, 1.0]

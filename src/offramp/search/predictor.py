@@ -53,6 +53,7 @@ class Predictor:
         self._task, self._features, self._price = task, features, price
         self._models: dict[str, Regressor] = {}
         self._use_exits, self._shift = False, 0.0
+        self._known = Neighbours(np.empty((0, 1)))
         self.errors: Floats = np.full(len(task.objectives), 0.1)
 
     @property
@@ -92,6 +93,7 @@ class Predictor:
         guessed[seen] = model.held
         split = np.split(guessed, np.cumsum([len(r) for r in rows])[:-1]) if good else []
         self._models["exit accuracy"] = model
+        self._known = Neighbours(flat[seen])
         self._compare(good, split)
         left = [np.cumsum(_per_exit(o, o.trial.exit_rates, 0.0))[:-1] for o in good]
         stands = [self._stand(o.asked, a) for o, a in zip(good, split, strict=True)]
@@ -155,6 +157,15 @@ class Predictor:
                     found[name] = float(value)
         return self._objectives(figures), np.asarray([_missed(f, self._task.constraints) for f in figures])
 
+    def doubts(self, candidates: Sequence[Architecture]) -> Floats:
+        """How new candidates are, 0 (the exit that decides has been seen) to 1 (as far from all seen as usual), [n].
+
+        Layers behind the exit that answers best, where most samples have left, change nothing, however many there are.
+        """
+        rows = [self._features.exit_rows(c) for c in candidates]
+        best = [r[int(np.argmax(self._models["exit accuracy"].predict(r)))] for r in rows]
+        return self._known.distances(np.asarray(best))
+
     def _rates(self, candidates: Sequence[Architecture], accuracies: Sequence[Floats]) -> list[Floats]:
         stands = [self._stand(c, a) for c, a in zip(candidates, accuracies, strict=True)]
         left = self._models["exit rate"].predict(np.concatenate(stands))
@@ -179,6 +190,29 @@ class Predictor:
         table = np.asarray([[f.get(n, np.nan) * OBJECTIVES[n][1] for n in self._task.objectives] for f in figures])
         worst = np.nanmax(table, axis=0, initial=-1e12)
         return np.asarray(np.where(np.isfinite(table), table, worst))
+
+
+class Neighbours:
+    """Distances to the nearest of some rows [n, F], in units of the usual distance from row to row, at most 1."""
+
+    def __init__(self, rows: Floats) -> None:
+        self._rows = np.unique(rows, axis=0)
+        spread = self._rows.std(axis=0) if len(rows) else np.ones(rows.shape[1])
+        self._spread = np.where(spread > 1e-12, spread, 1.0)
+        gaps = self._gaps(self._rows) if len(self._rows) > 1 else np.ones((1, 1))
+        np.fill_diagonal(gaps, np.inf)
+        nearest = gaps.min(axis=1)
+        self._usual = float(np.median(nearest[np.isfinite(nearest)])) if np.isfinite(nearest).any() else 1.0
+
+    def _gaps(self, rows: Floats) -> Floats:
+        sized = (rows[:, None, :] - self._rows[None]) / self._spread
+        return np.asarray(np.sqrt(np.square(sized).sum(axis=2)))
+
+    def distances(self, rows: Floats) -> Floats:
+        """For other rows [k, F]; [k]. Everything is far from nothing."""
+        if not len(self._rows):
+            return np.ones(len(rows))
+        return np.asarray(np.minimum(self._gaps(rows).min(axis=1) / max(self._usual, 1e-12), 1.0))
 
 
 def _values(observations: Sequence[Observation], name: str) -> Floats:

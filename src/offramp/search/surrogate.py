@@ -37,6 +37,10 @@ DRAWS = 8
 """What each of them might turn out to be, for the expectation."""
 
 
+USUAL = 0.8
+"""Gains count within what this share of all trials keeps, objective by objective."""
+
+
 class SurrogateSearch:
     """Rounds of predicted fronts; every round is asked in batches of any size."""
 
@@ -135,9 +139,9 @@ class SurrogateSearch:
             return [found[i] for i in np.argsort(misses, kind="stable")[: self._round_size].tolist()]
         known = [self._values(o) for o in self._seen if violation(o.trial, self._task.constraints) == 0]
         front = [known[i] for i in front_indices(known)]
-        reference = _reference(np.asarray(front or values[left].tolist()), np.asarray([*known, *values[left].tolist()]))
+        reference = _reference(front or values[left].tolist(), known or values[left].tolist())
         left = _shortlist(values, left)
-        draws = self._draws(values[left])
+        draws = self._draws(values[left], self.predictor.doubts([found[i] for i in left]))
         chosen: list[int] = []
         while left and len(chosen) < self._round_size:
             gains = [expected_gain(front, reference, draw) for draw in draws]
@@ -147,16 +151,17 @@ class SurrogateSearch:
             draws = np.delete(draws, best, axis=0)
         return [found[i] for i in chosen]
 
-    def _draws(self, values: Floats) -> Floats:
+    def _draws(self, values: Floats, doubts: Floats) -> Floats:
         """What candidates [n, m] might turn out to be, [n, DRAWS, m]: accuracy off by a sum, costs by a factor."""
-        noise = self._rng.normal(size=(1, DRAWS, values.shape[1])) * np.minimum(self.predictor.errors, 1.0)
+        spread = np.minimum(self.predictor.errors, 1.0) * doubts[:, None, None]
         size = np.where([name == "accuracy" for name in self._task.objectives], 1.0, np.abs(values)[:, None, :])
-        return np.asarray(values[:, None, :] + noise * size)
+        return np.asarray(values[:, None, :] + self._rng.normal(size=(1, DRAWS, values.shape[1])) * spread * size)
 
 
-def _reference(front: Floats, everything: Floats) -> list[float]:
-    """Worse than a front [n, m] in every objective by a tenth of the range of everything known and predicted."""
-    return (front.max(axis=0) + 0.1 * np.ptp(everything, axis=0) + 1e-9).tolist()  # type: ignore[no-any-return]
+def _reference(front: Sequence[Sequence[float]], known: Sequence[Sequence[float]]) -> list[float]:
+    """No better than a front in any objective, nor than most of what is known: the front is to grow to both sides."""
+    worst = np.maximum(np.max(front, axis=0), np.quantile(known, USUAL, axis=0))
+    return (worst + 0.05 * np.ptp(np.asarray(known), axis=0) + 1e-9).tolist()  # type: ignore[no-any-return]
 
 
 def _shortlist(values: Floats, left: list[int]) -> list[int]:
