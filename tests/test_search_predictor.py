@@ -108,8 +108,7 @@ def test_a_change_behind_the_exit_that_decides_is_nothing_new() -> None:
     genes = [g.name.startswith("b4") for g in SPACE.genes]
     tail = np.where(genes, SPACE.sample_vector(rng), SPACE.encode(asked[0]))
     assert SPACE.decode(tail) != asked[0]
-    stem = np.where([g.name == "stem.conv" for g in SPACE.genes], 0, SPACE.encode(SPACE.neutral))
-    other = replace(SPACE.decode(stem), exits=exits)
+    other = SPACE.repair(replace(asked[0], exits=(ExitChoice(0, "dsconv_gap_fc"), ExitChoice(2))))
     doubts = predictor.doubts([SPACE.decode(tail), other])
     assert doubts[0] == 0.0 and 0 < doubts[1] <= 1
 
