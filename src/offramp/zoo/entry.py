@@ -1,0 +1,120 @@
+"""Finds zoo entries and reads their weights; trusts nothing: strict card, size, checksum, finite numbers.
+
+Weights come as NumPy arrays under the names of the torch network that they belong to; filling that network is the
+business of who trains. No torch.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_tensors
+
+from offramp.errors import FormatError, UserError
+from offramp.formats.strict_yaml import read_yaml
+from offramp.zoo.card import CARD, MAX_BYTES, SHARED, STATIC, Card, card_from_data
+
+Tensors = dict[str, NDArray[np.generic]]
+
+ZOO = "zoo"
+"""What a user writes for the entry of the package that fits backbone and data."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A folder with a verified card; weights are read when asked for."""
+
+    folder: Path
+    card: Card
+
+    @property
+    def name(self) -> str:
+        """Name of its folder, such as `resnet8-cifar10`."""
+        return self.folder.name
+
+    @property
+    def shared(self) -> Tensors:
+        """Tensors of the supernet with every exit of the card.
+
+        Raises:
+            FormatError: the file is missing, damaged, changed or too large.
+        """
+        return self._read(SHARED)
+
+    @property
+    def static(self) -> Tensors:
+        """Tensors of the backbone without exits.
+
+        Raises:
+            FormatError: as `shared`.
+        """
+        return self._read(STATIC)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the files of weights."""
+        return sum((self.folder / name).stat().st_size for name in (SHARED, STATIC))
+
+    def _read(self, name: str) -> Tensors:
+        path, where = self.folder / name, str(self.folder / name)
+        if not path.is_file():
+            raise FormatError(f"{name} is missing", wanted="every file of the card", where=str(self.folder))
+        if path.stat().st_size > MAX_BYTES:
+            raise FormatError(f"{path.stat().st_size} bytes", wanted=f"at most {MAX_BYTES}", where=where)
+        content, digest = path.read_bytes(), self.card.files[name]  # type: ignore[index]
+        if sha256(content).hexdigest() != digest:
+            raise FormatError("it does not have its checksum (damaged or changed)", wanted=digest, where=where)
+        try:
+            return {key: _whole(value, key, where) for key, value in load_tensors(content).items()}
+        except (safetensors.SafetensorError, ValueError, KeyError) as error:
+            raise FormatError(f"not safetensors: {error}", wanted="an intact file", where=where) from error
+
+
+def _whole(values: NDArray[np.generic], name: str, where: str) -> NDArray[np.generic]:
+    """Floating numbers as float32, counters as they are.
+
+    Raises:
+        FormatError: a number that is not finite.
+    """
+    if values.dtype.kind != "f":
+        return values
+    if not np.isfinite(values).all():
+        raise FormatError(f"{name} holds numbers that are not finite", wanted="weights", where=where)
+    return values.astype(np.float32)
+
+
+def read_entry(folder: str | Path) -> Entry:
+    """The entry in a folder.
+
+    Raises:
+        FormatError: no card there, or one with faults.
+    """
+    path = Path(folder)
+    if not (path / CARD).is_file():
+        raise FormatError(f"no {CARD}", wanted="the folder of a zoo entry", where=str(path))
+    return Entry(path, card_from_data(read_yaml(path / CARD), where=str(path / CARD)))
+
+
+def entries() -> list[Entry]:
+    """Those of the package, by name."""
+    room = Path(str(resources.files("offramp.zoo")))
+    return [read_entry(card.parent) for card in sorted(room.glob(f"*/{CARD}"))]
+
+
+def find_entry(given: str | Path, backbone: str, data: str) -> Entry:
+    """What `--from` names: `zoo` for the package's entry of a backbone and a dataset, else the folder of an entry.
+
+    Raises:
+        UserError: the package has none, or the folder's is for another backbone or other data.
+        FormatError: the folder holds no entry.
+    """
+    known = entries() if str(given) == ZOO else [read_entry(given)]
+    for entry in known:
+        if (entry.card.backbone, entry.card.data.name) == (backbone, data):
+            return entry
+    listed = ", ".join(f"{e.card.backbone} on {e.card.data.name}" for e in known) or "no entry"
+    raise UserError(f"no trained weights of {backbone} on {data}", wanted=listed, where="--from")
