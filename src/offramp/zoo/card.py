@@ -4,9 +4,10 @@
     shared.safetensors          the supernet: the largest network with every exit that the card lists
     static-float.safetensors    the backbone without exits
 
-Weights lie in half precision and are read as float32. The validation samples of a dataset are chosen by seed, so a card
-names the seed of the split: on another one the weights would have seen validation samples. The card also keeps the
-normalisation that was fitted, by which other data of the same name show themselves. Knows no torch and reads no weights.
+Weights lie in half precision and are read as float32. The validation samples of a dataset are chosen by seed, so a
+card names the seed of the split: on another one the weights would have seen validation samples. The card also keeps
+the normalisation that was fitted, by which other data of the same name show themselves. Knows no torch, reads no
+weights.
 """
 
 from typing import Annotated, Any, Literal

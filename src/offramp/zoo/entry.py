@@ -1,18 +1,22 @@
-"""Finds zoo entries and reads their weights; trusts nothing: strict card, size, checksum, finite numbers.
+"""Finds, reads and writes zoo entries; reading trusts nothing: strict card, size, checksum, finite numbers.
 
 Weights come as NumPy arrays under the names of the torch network that they belong to; filling that network is the
 business of who trains. No torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
+import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
 
 from offramp.errors import FormatError, UserError
 from offramp.formats.strict_yaml import read_yaml
@@ -118,3 +122,45 @@ def find_entry(given: str | Path, backbone: str, data: str) -> Entry:
             return entry
     listed = ", ".join(f"{e.card.backbone} on {e.card.data.name}" for e in known) or "no entry"
     raise UserError(f"no trained weights of {backbone} on {data}", wanted=listed, where="--from")
+
+
+def halved(tensors: Mapping[str, NDArray[np.generic]]) -> Tensors:
+    """Floating numbers in half precision, as an entry keeps them.
+
+    Raises:
+        FormatError: a number that half precision cannot hold.
+    """
+    return {name: _half(value, name) for name, value in tensors.items()}
+
+
+def _half(value: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+    if value.dtype.kind != "f":
+        return value
+    if value.size and float(np.abs(value).max()) > float(np.finfo(np.float16).max):
+        raise FormatError(f"{name} reaches {np.abs(value).max():.3g}", wanted="numbers that float16 holds")
+    return value.astype(np.float16)
+
+
+def write_entry(
+    folder: Path, card: Mapping[str, Any], shared: Mapping[str, NDArray[Any]], static: Mapping[str, NDArray[Any]]
+) -> Entry:
+    """Write an entry, the weights first; checksums are added to the card.
+
+    Args:
+        card: everything of `Card` but `files`.
+        shared, static: tensors by the names of the torch networks.
+
+    Raises:
+        FormatError: the card has faults, a file would be too large, or a number does not fit half precision.
+    """
+    contents = {SHARED: save_tensors(halved(shared)), STATIC: save_tensors(halved(static))}
+    for name, content in contents.items():
+        if len(content) > MAX_BYTES:
+            raise FormatError(f"{len(content)} bytes", wanted=f"at most {MAX_BYTES}", where=str(folder / name))
+    whole = {**card, "files": {name: sha256(content).hexdigest() for name, content in contents.items()}}
+    checked = card_from_data(whole, where=str(folder / CARD)).model_dump(mode="json")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / CARD).write_text(yaml.safe_dump(checked, sort_keys=False, width=120), encoding="utf-8")
+    return read_entry(folder)
