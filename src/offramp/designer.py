@@ -44,13 +44,13 @@ from offramp.ir.pareto import front_indices, layered_indices
 from offramp.ir.trial import Status, Trial, check_objectives
 from offramp.learn.resume import EpochRecord
 from offramp.learn.supernet import Sandwich, SandwichLoss
-from offramp.learn.train import OnEpoch, TrainConfig, fit
+from offramp.learn.train import OnEpoch, TrainConfig, fit, float_recipe
 from offramp.learn.weights import load_weights, save_weights
 from offramp.nn.backbones import Backbone
 from offramp.nn.convert import convert
 from offramp.nn.describe import describe
 from offramp.nn.network import EarlyExitNetwork, build
-from offramp.nn.shared import cut_out, supernet
+from offramp.nn.shared import cut_out, supernet, take_over
 from offramp.nn.widths import sort_channels
 from offramp.report.run_folder import FINISH, STATIC
 from offramp.search.constraints import parse_constraints
@@ -84,7 +84,6 @@ class Designer:
     Attributes:
         bed: what every candidate is evaluated on.
         space: the candidates.
-        teacher: the static network in float, once it is trained; finished points follow it.
         folder: the run folder.
     """
 
@@ -123,7 +122,6 @@ class Designer:
             tune_config=TrainConfig(learning_rate=1e-3),
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
-        self.teacher: EarlyExitNetwork | None = None
         self.neutral = Architecture(backbone=full.name, default_precision=self.space.default_precision)
         price(self.bed, self.neutral)
 
@@ -172,14 +170,17 @@ class Designer:
         if path.is_file():
             load_weights(path, network)
             return network.eval()
-        checkpoint = path.with_suffix(".checkpoint")
-        late = epochs * (len(self.dataset.train) // TrainConfig().batch) * 2 // 3
+        checkpoint, recipe = path.with_suffix(".checkpoint"), float_recipe(len(self.dataset.train))
+        if phase == "shared":  # they start from trained weights
+            recipe = replace(recipe, learning_rate=recipe.learning_rate / 2)
+        late = epochs * (len(self.dataset.train) // recipe.batch) * 2 // 3
         whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
         fit(
             network,
             self.dataset.train,
             epochs=epochs,
             seed=seed,
+            config=recipe,
             augmentation=self.dataset.augmentation,
             objective=SandwichLoss(network, whole, seed=seed) if phase == "shared" else None,
             device=self.bed.device,
@@ -191,11 +192,22 @@ class Designer:
         return network
 
     @cached_property
+    def teacher(self) -> EarlyExitNetwork:
+        """The static network in float, trained alone: shared weights start from it, finished points follow it."""
+        plain = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
+        path, seed = self._weights("static-float"), trial_seed(self.config.seed, 1)
+        return self._train_float("static", plain, path, epochs=self.budget.static_epochs, seed=seed)
+
+    @cached_property
     def shared(self) -> EarlyExitNetwork:
-        """The shared weights: the largest network with every exit of the space, trained jointly in float."""
+        """The shared weights: the largest network with every exit of the space, trained jointly in float.
+
+        They start from the static network, channels sorted by importance, so that narrow candidates keep what matters.
+        """
         exits = [ExitChoice(point, kind) for point, kinds in self.space.exits for kind in kinds]
         network = supernet(self.bed.full, exits, seed=self.config.seed)
-        sort_channels(network)  # matters to a backbone that brings trained weights
+        take_over(network, self.teacher)
+        sort_channels(network)
         epochs, seed = self.budget.shared_epochs, trial_seed(self.config.seed, 0)
         return self._train_float("shared", network, self.folder / "shared.safetensors", epochs=epochs, seed=seed)
 
@@ -234,12 +246,8 @@ class Designer:
 
     def static(self, journal: Journal) -> Evaluated:
         """The same backbone without exits, 8 bit, trained on its own, under its best mapping."""
-        start = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
         seed = trial_seed(self.config.seed, 1)
-        path, epochs = self._weights("static-float"), self.budget.static_epochs
-        plain = self._train_float("static", start, path, epochs=epochs, seed=seed)
-        self.teacher = plain
-        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, plain, seed)
+        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, self.teacher, seed)
 
     def finish(self, journal: Journal, trials: Sequence[Trial]) -> list[Evaluated]:
         """Points of the front, trained on with their own precision, with figures on test data.

@@ -13,8 +13,8 @@ from offramp.cli.app import app, console
 from offramp.config import Budget, default_budget
 
 PHASES = {
-    "shared": "shared weights",
     "static": "static network",
+    "shared": "shared weights",
     "search": "search",
     "finish": "finish the front",
 }

@@ -199,7 +199,7 @@ def read_cifar10(folder: Path | None, seed: int, *, archive: Archive = OFFICIAL)
         test=lambda: _read_test(place, form, len(pool.y) // len(form.train)),
         classes=10,
         class_names=NAMES,
-        augmentation=Augmentation(flip=True, shift=(4, 4), cutout=8),
+        augmentation=Augmentation(flip=True, shift=(4, 4)),
     )
 
 

@@ -25,6 +25,8 @@ from offramp.nn.fold import collecting_norms
 from offramp.nn.quantize import PreparedNetwork
 
 _NORM_SAMPLES, _NORM_BATCH = 4096, 256
+_LARGE_SAMPLE = 2048
+"""Values of a sample from which float training on a processor uses bfloat16."""
 
 
 class Optimizer(StrEnum):
@@ -59,6 +61,20 @@ class TrainConfig:
         """Refuse numbers that cannot train."""
         if self.batch < 1 or not 0 < self.learning_rate < math.inf or not 0 <= self.warmup < 1:
             raise UserError(f"{self}", wanted="batch >= 1, learning_rate > 0, warmup in [0, 1)")
+
+
+FEW_SAMPLES = 10_000
+
+
+def float_recipe(samples: int) -> TrainConfig:
+    """How float weights are trained from scratch on a training set of this many samples.
+
+    SGD where there are many steps (CIFAR-10, ResNet-8, 4 epochs, validation: 75.2 % against 71.8 % with AdamW), AdamW
+    where there are few (digits, 10 epochs, 3 seeds: 99.2 % against 98.5 % with SGD).
+    """
+    if samples < FEW_SAMPLES:
+        return TrainConfig()
+    return TrainConfig(optimizer=Optimizer.SGD, learning_rate=0.1, weight_decay=5e-4, warmup=0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +243,20 @@ class _Run:
         return deepest
 
     def _precision(self) -> AbstractContextManager[object]:
-        """bfloat16 for float networks on CUDA; a rounded network needs all 24 bits."""
-        if self.device.type == "cuda" and not isinstance(self.network, PreparedNetwork):
-            return torch.autocast("cuda", torch.bfloat16)
-        return nullcontext()
+        """bfloat16 where the device multiplies it natively and it pays; a rounded network needs all 24 bits.
+
+        Networks for small samples spend their time between the operations: bfloat16 saves them nothing.
+        """
+        pays = self.device.type == "cuda" or self.x[0].numel() >= _LARGE_SAMPLE
+        if isinstance(self.network, PreparedNetwork) or not pays or not multiplies_bfloat16(self.device):
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """True for CUDA, and for a processor with AVX512-BF16 (1.75 times the images per second of ResNet-8)."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)
+    return device.type == "cuda" or bool(capabilities().get("avx512_bf16", False))
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
