@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import offramp
+from offramp.api import Design
 from offramp.config import Budget
 from offramp.data import load_dataset
 from offramp.report.run_folder import read_run
@@ -63,10 +64,18 @@ def study(task: str, data_dir: Path | None, accelerator: str, seed: int, run: Pa
         load_dataset(task, data_dir=data_dir, seed=seed), plan.backbone, accelerator, run=run,
         objectives=("accuracy", "latency_ms"), trials=plan.trials, seed=seed, budget=plan.budget,
     )  # fmt: skip
-    chosen = read_run(result.run).best_within("latency_ms", POINTS_LOST)
-    row: dict[str, Any] = {"seed": seed, "static": result.static.to_json(), "seconds": time.perf_counter() - start}
-    point = next((p for p in result.front if chosen is not None and p.trial.number == chosen[0].number), None)
-    return row | {"chosen": None if point is None else point.to_json()}
+    return compared(result, time.perf_counter() - start)
+
+
+def compared(result: Design, seconds: float) -> dict[str, Any]:
+    """The static network beside the point that the rule chooses; kept in the run folder too."""
+    best = read_run(result.run).best_within("latency_ms", POINTS_LOST)
+    chosen = next((p for p in result.front if best is not None and p.trial.number == best[0].number), None)
+    row = {"seed": result.seed, "seconds": seconds, "static": result.static.to_json()}
+    row["chosen"] = None if chosen is None else chosen.to_json()
+    (result.run / "reference.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
+    print(f"seed {result.seed}: {seconds / 60:.1f} minutes", flush=True)
+    return row
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -107,12 +116,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    given, rows = arguments(), []
-    for seed in given.seeds:
-        run = given.runs / f"ref-{given.task}-{seed}"
-        rows.append(study(given.task, given.data_dir, given.accelerator, seed, run))
-        (run / "reference.json").write_text(json.dumps(rows[-1], indent=1), encoding="utf-8")
-        print(f"seed {seed}: {rows[-1]['seconds'] / 60:.1f} minutes", flush=True)
+    given = arguments()
+    rows = [
+        study(given.task, given.data_dir, given.accelerator, seed, given.runs / f"ref-{given.task}-{seed}")
+        for seed in given.seeds
+    ]
     print("\n".join(lines(rows)))
     print(summary(rows))
 

@@ -142,6 +142,8 @@ def design(
     execution: str = "best",
     budget: Budget | None = None,
     subset: int | None = None,
+    freeze: bool = False,
+    start: str | None = None,
     progress: Progress | None = None,
 ) -> Design:
     """Search early-exit networks for a dataset and a chip, finish the best and write bundles and a report.
@@ -162,6 +164,8 @@ def design(
         guarantee: such as `accuracy drop <= 1 % with probability 0.95`; half of validation is set aside to certify it.
         budget: epochs of each phase; by default from the size of the training set.
         subset: keep this many training and validation samples.
+        freeze: leave a backbone that brings its weights as it is; exits alone are searched and trained.
+        start: `zoo`, or the folder of a zoo entry: trained float weights to begin with.
         progress: called with (phase, done, total, remark).
 
     Raises:
@@ -190,6 +194,8 @@ def design(
         execution=execution,
         budget=budget,
         subset=subset,
+        freeze=freeze,
+        start=start,
     )
     chosen = open_space(space, without, full, chip)
     return carry_out(Designer(config, dataset, full, chip, space=chosen, progress=progress))

@@ -51,6 +51,10 @@ def search_command(
     subset: Annotated[
         int | None, typer.Option("--subset", help="use this many training and validation samples")
     ] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="leave the backbone as it was brought; exits alone")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="zoo, or an entry's folder: begin with trained weights")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Search exits, widths, bits and cores together; write runs/NAME with journal, report and bundles."""
@@ -78,6 +82,8 @@ def search_command(
             execution=execution,
             budget=_budget(len(dataset.train), epochs, tune_epochs, finish_epochs),
             subset=subset,
+            freeze=freeze,
+            start=start,
             progress=meter.tell,
         )
     if as_json:

@@ -7,6 +7,7 @@ gives the same final answers.
 
 from torch import nn
 
+from offramp.errors import UserError
 from offramp.nn.backbones import Backbone
 from offramp.nn.fold import fold_batchnorm
 from offramp.nn.network import EarlyExitNetwork
@@ -21,7 +22,14 @@ def has_weights(full: Backbone) -> bool:
 
 
 def folded(full: Backbone) -> Backbone:
-    """The same function without batch norms, for a backbone that brings its weights."""
+    """The same function without batch norms.
+
+    Raises:
+        UserError: the backbone brings no weights.
+    """
+    if not has_weights(full):
+        wanted = "a .tflite file, or a module with trained weights"
+        raise UserError(f"the untrained backbone {full.name}", wanted=wanted, where="--freeze")
     plain = fold_batchnorm(supernet(full, (), seed=0).eval())
     blocks = tuple(plain.get_submodule(block_name(i)) for i in range(len(full.blocks)))
     return Backbone(full.name, full.input_shape, full.classes, blocks, plain.get_submodule(HEAD))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from offramp.data import Dataset
 from offramp.errors import FormatError, UserError
 from offramp.formats.strict_yaml import read_yaml
 from offramp.zoo.card import CARD, MAX_BYTES, SHARED, STATIC, Card, card_from_data
@@ -122,6 +123,27 @@ def find_entry(given: str | Path, backbone: str, data: str) -> Entry:
             return entry
     listed = ", ".join(f"{e.card.backbone} on {e.card.data.name}" for e in known) or "no entry"
     raise UserError(f"no trained weights of {backbone} on {data}", wanted=listed, where="--from")
+
+
+def check_data(entry: Entry, dataset: Dataset) -> None:
+    """Refuse data whose validation samples the weights may have seen, or that are other data of the same name.
+
+    Raises:
+        UserError: another split seed, a subset, or other normalisation constants than the card's.
+    """
+    card, where = entry.card.data, f"--from {entry.name}"
+    if dataset.seed != card.seed:
+        given = f"a split by seed {dataset.seed}"
+        wanted = f"seed {card.seed}: on another split the weights have seen validation samples"
+        raise UserError(given, wanted=wanted, where=where, write=f"--seed {card.seed}")
+    sizes = (dataset.input_shape, dataset.classes, len(dataset.train))
+    if sizes != (card.input_shape, card.classes, card.train_samples):
+        given = f"{len(dataset.train)} training samples {dataset.input_shape} of {dataset.classes} classes"
+        wanted = f"{card.train_samples} samples {card.input_shape} of {card.classes} classes, no subset"
+        raise UserError(given, wanted=wanted, where=where)
+    theirs, ours = card.normalization, dataset.normalization.to_json()
+    if theirs.keys() != ours.keys() or not all(np.allclose(theirs[k], ours[k], rtol=1e-3, atol=1e-5) for k in ours):
+        raise UserError(f"{dataset.name} with other means and deviations", wanted="the card's data", where=where)
 
 
 def halved(tensors: Mapping[str, NDArray[np.generic]]) -> Tensors:
