@@ -61,7 +61,7 @@ from offramp.search.front import feasible
 from offramp.search.front import points as points_of
 from offramp.search.journal import Journal
 from offramp.search.space import Space
-from offramp.search.strategy import make_strategy
+from offramp.search.strategy import check_strategy, make_strategy
 from offramp.search.study import run_study, trial_seed
 from offramp.search.task import Task
 from offramp.zoo.card import SHARED
@@ -105,6 +105,7 @@ class Designer:
         progress: Progress | None = None,
     ) -> None:
         check_objectives(config.objectives)
+        check_strategy(config.strategy)
         guarantee = parse_guarantee(config.guarantee) if config.guarantee else None
         aside = None
         if guarantee is not None:
@@ -172,7 +173,6 @@ class Designer:
             identity["freeze"] = True
         if self.entry is not None:
             identity["start"] = self.entry.card.files[SHARED]
-        self.folder.mkdir(parents=True, exist_ok=True)
         return Journal.open(self.folder / "journal.sqlite", identity, {"versions": versions()})
 
     def _epochs(self, phase: str, total: int, remark: str = "") -> OnEpoch:

@@ -27,7 +27,7 @@ INPUTS: dict[str, tuple[tuple[int, int, int], int]] = {"dscnn": ((1, 49, 10), 12
 BACKENDS = ("fast", "zigzag")
 
 
-@app.command("price")
+@app.command("price", short_help="Price a network on an accelerator.")
 def price_command(
     model: Annotated[str, typer.Argument(help="backbone name, .tflite or ONNX file, or bundle folder")],
     accelerator: Annotated[str, typer.Option("--accelerator", help="shipped name or YAML file")],

@@ -20,7 +20,7 @@ TIMED_SAMPLES = 200
 """Samples streamed one by one for the latency figures, after as many as ten to warm up."""
 
 
-@app.command("run")
+@app.command("run", short_help="Run a bundle; it leaves at its exits.")
 def run_command(
     bundle: Annotated[Path, typer.Argument(help="the bundle's folder")],
     data: Annotated[str, typer.Option("--data", help="dataset name or folder of .npz")],

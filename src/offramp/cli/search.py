@@ -1,13 +1,14 @@
 """`offramp search`: the main job. Progress goes to stderr, the answer (a table, or one JSON object) to stdout."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from offramp.cli.app import app, console
 from offramp.config import Budget, default_budget
@@ -20,8 +21,11 @@ PHASES = {
 }
 """Phases of a study as people read them."""
 
+EACH = ("search", "finish")
+"""Phases of which every step is worth a line in a log."""
 
-@app.command("search")
+
+@app.command("search", short_help="Search exits, widths, bits and cores together.")
 def search_command(
     data: Annotated[str, typer.Option("--data", help="dataset name, or a folder of .npz with x and y")],
     backbone: Annotated[
@@ -35,8 +39,8 @@ def search_command(
     strategy: Annotated[str, typer.Option("--strategy", help="nsga2, surrogate, random or sequence")] = "nsga2",
     objectives: Annotated[str, typer.Option("--objectives", help="comma-separated")] = "accuracy,energy_uj",
     constraint: Annotated[list[str] | None, typer.Option("--constraint", help="such as latency_ms<=5; repeat")] = None,
-    trials: Annotated[int, typer.Option("--trials", help="candidates to evaluate")] = 24,
-    seed: Annotated[int, typer.Option("--seed", help="of all randomness")] = 0,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="candidates to evaluate")] = 24,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of all randomness")] = 0,
     accuracy_drop: Annotated[float, typer.Option("--accuracy-drop", help="what exits may cost, a fraction")] = 0.002,
     policy: Annotated[str, typer.Option("--policy", help="max_softmax, margin, entropy or patience")] = "max_softmax",
     guarantee: Annotated[
@@ -44,10 +48,12 @@ def search_command(
     ] = None,
     execution: Annotated[str, typer.Option("--execution", help="best or layer-by-layer")] = "best",
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="of the shared weights, and of the static network")
+        int | None, typer.Option("--epochs", min=1, help="of the shared weights, and of the static network")
     ] = None,
-    tune_epochs: Annotated[int | None, typer.Option("--tune-epochs", help="of every trial")] = None,
-    finish_epochs: Annotated[int | None, typer.Option("--finish-epochs", help="of every point of the front")] = None,
+    tune_epochs: Annotated[int | None, typer.Option("--tune-epochs", min=0, help="of every trial")] = None,
+    finish_epochs: Annotated[
+        int | None, typer.Option("--finish-epochs", min=0, help="of every point of the front")
+    ] = None,
     subset: Annotated[
         int | None, typer.Option("--subset", help="use this many training and validation samples")
     ] = None,
@@ -103,16 +109,18 @@ def _budget(samples: int, shared: int | None, tune: int | None, finish: int | No
 
 
 class Meter:
-    """Progress bars on stderr, one per phase, made when the phase begins."""
+    """Progress on stderr: bars on a terminal, one per phase; else a line when a phase or a trial ends."""
 
     def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._bars = Progress(
-            TextColumn("{task.description:18}"),
-            BarColumn(),
+            TextColumn("{task.description:16}"),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[remark]}"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[remark]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
 
@@ -125,6 +133,10 @@ class Meter:
 
     def tell(self, phase: str, done: int, total: int, remark: str) -> None:
         """Move the bar of a phase."""
+        if not self._console.is_terminal:
+            if done == total or phase in EACH:
+                self._console.print(f"{PHASES[phase]} {done}/{total}: {remark}", markup=False)
+            return
         if phase not in self._tasks:
             self._tasks[phase] = self._bars.add_task(PHASES[phase], total=total, remark=remark)
         self._bars.update(self._tasks[phase], completed=done, total=total, remark=remark)
