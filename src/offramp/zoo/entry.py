@@ -158,7 +158,7 @@ def halved(tensors: Mapping[str, NDArray[np.generic]]) -> Tensors:
 def _half(value: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     if value.dtype.kind != "f":
         return value
-    if value.size and float(np.abs(value).max()) > float(np.finfo(np.float16).max):
+    if value.size and not float(np.abs(value).max()) <= float(np.finfo(np.float16).max):
         raise FormatError(f"{name} reaches {np.abs(value).max():.3g}", wanted="numbers that float16 holds")
     return value.astype(np.float16)
 
