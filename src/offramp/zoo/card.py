@@ -109,7 +109,7 @@ def card_from_data(data: Any, *, where: str) -> Card:
     try:
         card = Card.model_validate(data)
     except ValidationError as error:
-        faults.add_validation(error, {"card": tuple(Card.model_fields)})
+        faults.add_validation(error, Card)
         faults.raise_if_any("the card of a zoo entry")
         raise
     missing = [name for name in (SHARED, STATIC) if name not in card.files]
