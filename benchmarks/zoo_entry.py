@@ -1,10 +1,11 @@
-"""Make a zoo entry out of a finished run: weights in half precision, and a card with their accuracy on validation data.
+"""Make a zoo entry out of trained weights: half precision, and a card with their accuracy on validation data.
 
-    python benchmarks/zoo_entry.py RUN NAME --data-dir DIR --commit HASH --command "..." --source "..." --licence "..."
+    python benchmarks/zoo_entry.py RUN NAME --data cifar10 --data-dir DIR --backbone resnet8 --shared-epochs 30
+        --static-epochs 30 --commit HASH --command "..." --source "..." --licence "..."
 
-RUN must have searched the space that backbone and chip offer (no space.yaml, nothing left out), without a subset. The
-entry is written to src/offramp/zoo/NAME; accuracies are those of the weights as they will be read, on the first 1,000
-validation samples.
+RUN is a run folder with `shared.safetensors` and `weights/static-float.safetensors`, trained on the whole data and on
+the space that backbone and chip offer (no space.yaml, nothing left out). The entry is written to src/offramp/zoo/NAME;
+accuracies are those of the weights as they will be read, on the first 1,000 validation samples.
 """
 
 import argparse
@@ -24,9 +25,7 @@ from offramp.learn.weights import load_weights
 from offramp.nn.describe import describe
 from offramp.nn.network import EarlyExitNetwork
 from offramp.nn.shared import supernet
-from offramp.report.run_folder import JOURNAL
 from offramp.search.derive import derive_space
-from offramp.search.journal import Journal
 from offramp.zoo.card import STATIC
 from offramp.zoo.entry import halved, write_entry
 
@@ -38,7 +37,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
+    parser.add_argument("--data", required=True)
     parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--accelerator", default="diana", help="whose space was trained")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shared-epochs", type=int, required=True)
+    parser.add_argument("--static-epochs", type=int, required=True)
     parser.add_argument("--commit", required=True)
     parser.add_argument("--command", required=True, help="the line that trained it")
     parser.add_argument("--source", required=True, help="where the data come from")
@@ -60,10 +65,9 @@ def measured(network: EarlyExitNetwork, part: Split) -> list[float]:
 
 
 def card_of(
-    given: argparse.Namespace, meta: dict[str, Any], dataset: Dataset, exits: tuple[ExitChoice, ...], seen: list[float]
+    given: argparse.Namespace, dataset: Dataset, exits: tuple[ExitChoice, ...], seen: list[float]
 ) -> dict[str, Any]:
-    """Everything but accuracy and checksums comes from the journal and the dataset."""
-    budget = dict(part.split("=") for part in str(meta["budget"]).removeprefix("Budget(").rstrip(")").split(", "))
+    """Everything but the checksums."""
     static, *early, final = seen
     listed = [
         {"mounting_point": e.mounting_point, "branch": e.branch, "accuracy": a}
@@ -72,7 +76,7 @@ def card_of(
     return {
         "format": "offramp-zoo",
         "version": 1,
-        "backbone": meta["backbone"],
+        "backbone": given.backbone,
         "data": {
             "name": dataset.name,
             "seed": dataset.seed,
@@ -86,10 +90,10 @@ def card_of(
         "recipe": {
             "command": given.command,
             "commit": given.commit,
-            "seed": meta["seed"],
-            "shared_epochs": int(budget["shared_epochs"]),
-            "static_epochs": int(budget["static_epochs"]),
-            "accelerator": meta["accelerator"],
+            "seed": given.seed,
+            "shared_epochs": given.shared_epochs,
+            "static_epochs": given.static_epochs,
+            "accelerator": given.accelerator,
             "machine": given.machine,
             "versions": versions(),
         },
@@ -104,12 +108,8 @@ def card_of(
 
 def main() -> None:
     given = arguments()
-    with Journal.read(given.run / JOURNAL) as journal:
-        meta = dict(journal.meta)
-    if meta["subset"] is not None:
-        raise SystemExit(f"{given.run} saw {meta['subset']} samples only; wanted a run on the whole data")
-    dataset = load_dataset(meta["data"], data_dir=given.data_dir, seed=meta["seed"])
-    full, chip = open_backbone(meta["backbone"], dataset), load_accelerator(meta["accelerator"])
+    dataset = load_dataset(given.data, data_dir=given.data_dir, seed=given.seed)
+    full, chip = open_backbone(given.backbone, dataset), load_accelerator(given.accelerator)
     space = derive_space(describe(full), chip)
     shared = supernet(full, [ExitChoice(p, kind) for p, kinds in space.exits for kind in kinds], seed=0)
     static = supernet(full, (), seed=0)
@@ -118,7 +118,7 @@ def main() -> None:
     halves = [tensors_of(network) for network in (shared, static)]
     part = Split(dataset.val.x[:SAMPLES], dataset.val.y[:SAMPLES])
     seen = [*measured(static, part), *measured(shared, part)]
-    entry = write_entry(given.out / given.name, card_of(given, meta, dataset, shared.exits, seen), *halves)
+    entry = write_entry(given.out / given.name, card_of(given, dataset, shared.exits, seen), *halves)
     print(f"{entry.folder}: {entry.bytes / 1e6:.2f} MB, static {seen[0]:.4f}, supernet {seen[-1]:.4f}")
 
 
