@@ -10,7 +10,7 @@ the normalisation that was fitted, by which other data of the same name show the
 weights.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,8 +18,9 @@ from offramp.errors import FormatError
 from offramp.formats.strict_yaml import Faults
 from offramp.ir.architecture import ExitChoice
 
-CARD, SHARED, STATIC = "card.yaml", "shared.safetensors", "static-float.safetensors"
-"""Files of an entry."""
+CARD = "card.yaml"
+SHARED: Final = "shared.safetensors"
+STATIC: Final = "static-float.safetensors"
 
 MAX_BYTES = 8_000_000
 """Of a file of weights."""
