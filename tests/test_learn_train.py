@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from offramp.data import Augmentation, Dataset, Split, load_dataset
 from offramp.errors import FormatError, TrainingError, UserError
@@ -32,6 +33,14 @@ def few(data: Dataset, n: int = 128) -> Split:
 
 def weights_of(net: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def test_the_deepest_exit_counts_most() -> None:
+    logits = [torch.randn(8, 10, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    y, plain = torch.arange(8), ExitLoss(distill=0.0)
+    singles = [float(F.cross_entropy(row, y)) for row in logits]
+    assert float(plain(logits, y)) == pytest.approx(singles[0] / 6 + singles[1] / 6 + singles[2] * 2 / 3)
+    assert float(plain(logits[:1], y)) == pytest.approx(singles[0])
 
 
 def test_all_exits_learn_the_digits(digits: Dataset) -> None:

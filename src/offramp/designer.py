@@ -45,7 +45,7 @@ from offramp.ir.pareto import front_indices, layered_indices
 from offramp.ir.trial import Status, Trial, check_objectives
 from offramp.learn.resume import EpochRecord
 from offramp.learn.supernet import Sandwich, SandwichLoss
-from offramp.learn.train import OnEpoch, TrainConfig, fit, float_recipe
+from offramp.learn.train import Objective, OnEpoch, TrainConfig, fit, float_recipe
 from offramp.learn.weights import fill, load_weights, save_weights
 from offramp.nn.backbones import Backbone
 from offramp.nn.convert import convert
@@ -69,6 +69,9 @@ from offramp.zoo.entry import Entry, check_data, find_entry
 
 NOT_EXITS = ("depth", "width", "kernel", "bits", "analog")
 """Parts of a space that a frozen backbone does not have."""
+
+SHARED_RATE = 0.25
+"""Learning rate of the shared weights as a share of the static network's: they start from its weights."""
 
 STATIC_NUMBER = -1
 """Trial number of the static reference."""
@@ -182,22 +185,25 @@ class Designer:
         return tell
 
     def _train_float(
-        self, phase: str, network: EarlyExitNetwork, path: Path, *, epochs: int, seed: int
+        self,
+        phase: str,
+        network: EarlyExitNetwork,
+        path: Path,
+        *,
+        epochs: int,
+        seed: int,
+        recipe: TrainConfig,
+        objective: Objective | None = None,
     ) -> EarlyExitNetwork:
-        """Train float weights of the whole space or of one network alone; load what an earlier call trained."""
+        """Train float weights; load what an earlier call trained."""
         if path.is_file():
             load_weights(path, network)
-            return network.eval()
+            return network.to(self.bed.device).eval()
         if self.entry is not None:
             self._take_from_zoo(self.entry, network)
             save_weights(path, network, phase=phase, zoo=self.entry.name)
-            return network.eval()
-        checkpoint, recipe = path.with_suffix(".checkpoint"), float_recipe(len(self.dataset.train))
-        mixed = phase == "shared" and not self.bed.frozen
-        if mixed:  # they start from trained weights
-            recipe = replace(recipe, learning_rate=recipe.learning_rate / 2)
-        late = epochs * (len(self.dataset.train) // recipe.batch) * 2 // 3
-        whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
+            return network.to(self.bed.device).eval()
+        checkpoint = path.with_suffix(".checkpoint")
         fit(
             network,
             self.dataset.train,
@@ -205,7 +211,7 @@ class Designer:
             seed=seed,
             config=recipe,
             augmentation=self.dataset.augmentation,
-            objective=SandwichLoss(network, whole, seed=seed) if mixed else None,
+            objective=objective,
             device=self.bed.device,
             on_epoch=self._epochs(phase, epochs),
             checkpoint=checkpoint,
@@ -229,25 +235,32 @@ class Designer:
         """The static network in float, trained alone: shared weights start from it, finished points follow it."""
         plain = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
         if self.bed.frozen:
-            return plain.eval()
+            return plain.to(self.bed.device).eval()
         path, seed = self._weights("static-float"), trial_seed(self.config.seed, 1)
-        return self._train_float("static", plain, path, epochs=self.budget.static_epochs, seed=seed)
+        recipe, epochs = float_recipe(len(self.dataset.train)), self.budget.static_epochs
+        return self._train_float("static", plain, path, epochs=epochs, seed=seed, recipe=recipe)
 
     @cached_property
     def shared(self) -> EarlyExitNetwork:
         """The shared weights: the largest network with every exit of the space, trained jointly in float.
 
-        They start from the static network, channels sorted by importance, so that narrow candidates keep what matters.
+        They start from the static network, at a quarter of its rate and channels sorted by importance, so that narrow
+        candidates keep what matters, and follow it.
         """
         exits = [ExitChoice(point, kind) for point, kinds in self.space.exits for kind in kinds]
         network = supernet(self.bed.full, exits, seed=self.config.seed)
         take_over(network, self.teacher)
+        epochs, seed, samples = self.budget.shared_epochs, trial_seed(self.config.seed, 0), len(self.dataset.train)
+        path, recipe = self.folder / "shared.safetensors", float_recipe(samples)
         if self.bed.frozen:
             freeze_backbone(network)
-        else:
-            sort_channels(network)
-        epochs, seed = self.budget.shared_epochs, trial_seed(self.config.seed, 0)
-        return self._train_float("shared", network, self.folder / "shared.safetensors", epochs=epochs, seed=seed)
+            return self._train_float("shared", network, path, epochs=epochs, seed=seed, recipe=recipe)
+        sort_channels(network)
+        recipe = replace(recipe, learning_rate=recipe.learning_rate * SHARED_RATE)
+        late = epochs * (samples // recipe.batch) * 2 // 3
+        whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
+        objective = SandwichLoss(network, whole, seed=seed, teacher=self.teacher)
+        return self._train_float("shared", network, path, epochs=epochs, seed=seed, recipe=recipe, objective=objective)
 
     def _weights(self, name: str) -> Path:
         return self.folder / "weights" / f"{name}.safetensors"

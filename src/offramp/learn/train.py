@@ -139,6 +139,13 @@ def fit(
     return History(tuple(records))
 
 
+@torch.no_grad()
+def deepest(network: nn.Module, x: Tensor) -> Tensor:
+    """Logits (N, classes) of the last exit, without gradients."""
+    logits: Tensor = network(x)[-1]
+    return logits
+
+
 def seed_of(*parts: int) -> int:
     """One seed out of several numbers, well mixed."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -233,14 +240,8 @@ class _Run:
     def joint_loss(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
         """All exits together, after the teacher when there is one."""
         logits = self.network(x)
-        return self.config.loss(logits, y, self._teach(x)), logits
-
-    def _teach(self, x: Tensor) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        with torch.no_grad():
-            deepest: Tensor = self.teacher(x)[-1]
-        return deepest
+        taught = None if self.teacher is None else deepest(self.teacher, x)
+        return self.config.loss(logits, y, taught), logits
 
     def _precision(self) -> AbstractContextManager[object]:
         """bfloat16 where the device multiplies it natively and it pays; a rounded network needs all 24 bits.
