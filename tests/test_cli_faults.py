@@ -2,11 +2,12 @@
 
 import json
 import re
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,26 @@ def test_a_floor_that_nothing_meets_ends_with_the_nearest_and_exit_code_2(tmp_pa
     assert done.returncode == 2 and "static" in done.stdout
     assert "the front is empty: none of 1 trials meets accuracy>=0.9999; trial 0 misses by" in done.stderr
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[], None]]:
+    """No file may grow beyond 200 kB, as on a disk that is nearly full, until what is handed out is called."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_our_fault_and_the_same_command_goes_on(small_disk: Callable[[], None], tmp_path: Path) -> None:
+    command = (*BASE, *SHORT, "--trials", "1", "--run", str(tmp_path / "run"))
+    done = offramp(*command)
+    assert done.returncode == 1 and "internal error" not in done.stderr
+    assert "weights could not be written" in done.stderr.splitlines()[-1]
+    assert "Free some disk space and run the same command again" in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "run").rglob("*.part"))
+    small_disk()
+    assert offramp(*command).returncode == 0
 
 
 def test_ctrl_c_is_one_line_and_keeps_the_journal(tmp_path: Path) -> None:
