@@ -1,6 +1,8 @@
 """Damaged data files: samples that are right, or one line that says what is wrong; never a traceback or a warning."""
 
 import io
+import pickle
+import struct
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,9 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from PIL import Image
 
 from damaged_files import damaged_bytes
-from data_cifar_forms import write_binary, write_packed, write_python
+from data_cifar_forms import images
 from offramp.data.cifar10 import read_binary_batch, read_mosaic, read_python_batch
 from offramp.data.dataset import load_dataset
 from offramp.data.files import read_npz
@@ -115,22 +118,32 @@ def test_a_damaged_npz(content: bytes) -> None:
 
 @cache
 def cifar10_files() -> dict[str, bytes]:
-    """One file of every form, and what the packed form needs besides."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        for write in (write_python, write_binary, write_packed):
-            write(folder)
-        return {f: (folder / f).read_bytes() for f in ("data_batch_1", "data_batch_1.bin", MOSAIC, "labels.npz")}
+    """Two images in every form of CIFAR-10, and the labels that the packed form needs besides."""
+    x, y = images()
+    x, y, mosaic = x[0, :2], y[0, :2], io.BytesIO()
+    Image.fromarray(x.transpose(2, 0, 3, 1).reshape(32, 64, 3)).save(mosaic, "WEBP", lossless=True)
+    return {
+        "data_batch_1": pickle.dumps({b"data": x.reshape(2, -1), b"labels": y.tolist()}, protocol=2),
+        "data_batch_1.bin": np.concatenate([y[:, None], x.reshape(2, -1)], axis=1).tobytes(),
+        MOSAIC: mosaic.getvalue(),
+        "labels.npz": packed({"train": np.tile(y, 5), "test": y}),
+    }
 
 
 MOSAIC = "cifar10-train0.webp"
 READ = {"data_batch_1": read_python_batch, "data_batch_1.bin": read_binary_batch, MOSAIC: read_mosaic}
 
 
+def sized(width: int, height: int) -> bytes:
+    """The mosaic with another size in its header (WebP lossless, 14 bits each less 1, from byte 21 on)."""
+    good = cifar10_files()[MOSAIC]
+    return good[:21] + struct.pack("<I", (width - 1) | (height - 1) << 14) + good[25:]
+
+
 def samples_or_refused(name: str, damaged: dict[str, bytes]) -> None:
     with TemporaryDirectory() as folder:
-        for file, content in (cifar10_files() | damaged).items():
-            (Path(folder) / file).write_bytes(content)
+        for file in (name, "labels.npz"):
+            (Path(folder) / file).write_bytes((cifar10_files() | damaged)[file])
         try:
             samples = READ[name](Path(folder) / name)
         except DataError as error:
@@ -140,16 +153,9 @@ def samples_or_refused(name: str, damaged: dict[str, bytes]) -> None:
 
 
 @pytest.mark.reader
-@given(st.deferred(lambda: damaged_bytes([cifar10_files()["data_batch_1"][-120:], cifar10_files()["data_batch_1"]])))
+@given(st.deferred(lambda: damaged_bytes([cifar10_files()["data_batch_1"]])))
 @settings(max_examples=200)
 def test_a_damaged_python_batch(content: bytes) -> None:
-    samples_or_refused("data_batch_1", {"data_batch_1": content})
-
-
-@pytest.mark.reader
-@given(st.binary(max_size=200))
-@settings(max_examples=100)
-def test_any_bytes_as_a_python_batch(content: bytes) -> None:
     samples_or_refused("data_batch_1", {"data_batch_1": content})
 
 
@@ -162,6 +168,8 @@ def test_a_damaged_binary_batch(content: bytes) -> None:
 
 @pytest.mark.reader
 @given(st.deferred(lambda: damaged_bytes([cifar10_files()[MOSAIC]])))
+@example(sized(12_000, 10_000))  # more than Pillow opens without a warning
+@example(sized(16_000, 16_000))  # more than it opens at all
 @settings(max_examples=100)
 def test_a_damaged_mosaic(content: bytes) -> None:
     samples_or_refused(MOSAIC, {MOSAIC: content})
@@ -230,4 +238,4 @@ def test_undamaged_files_are_read(tmp_path: Path) -> None:
         (read_binary_batch, "data_batch_1.bin"),
         (read_mosaic, MOSAIC),
     ):
-        assert len(read(tmp_path / file).y) == 20
+        assert len(read(tmp_path / file).y) == 2

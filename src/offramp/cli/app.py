@@ -4,6 +4,7 @@ Exit code 0: done; 2: the user's fault; 1: ours; 130: interrupted. Never a trace
 for one.
 """
 
+import errno
 import os
 import sys
 from typing import Any, NoReturn
@@ -27,6 +28,11 @@ PLAIN_WIDTH = 120
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""
 
+PATH_FAULTS = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG
+}  # fmt: skip
+"""What is wrong with a path that the user gave; a full or broken disk is not among them."""
+
 
 def console() -> Console:
     """Where answers for people go: stdout, at a fixed width when it is not a terminal."""
@@ -43,7 +49,9 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except OSError as error:
-        _leave(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+        mendable = error.filename is not None and error.errno in PATH_FAULTS
+        wanted = "; wanted a path that can be read or written" if mendable else ""
+        _leave(f"{error.filename or 'system'}: {error.strerror or error}{wanted}", 2 if mendable else 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # what the parser of the command line refuses
             _leave(_usage(error), 2)

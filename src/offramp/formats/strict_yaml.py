@@ -109,7 +109,7 @@ def json_path(location: Iterable[str | int]) -> str:
 def _message(fault: Any, model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
         names = _keys_at(model, fault["loc"])
-        close = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1, cutoff=0.65)
         return "unknown key, " + (f"write {close[0]}" if close else f"there are {', '.join(names)}")
     if fault["type"] == "missing":
         return "missing"

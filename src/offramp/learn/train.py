@@ -46,6 +46,7 @@ class TrainConfig:
         warmup: share of all steps in which the rate rises linearly; afterwards it falls to 0 as a cosine.
         weight_decay: on weights of two dimensions and more; never on biases, batch norms and quantizer steps.
         clip_norm: largest gradient norm of a step; 0 for no limit.
+        bfloat16: allow it in float training, where the device multiplies it natively and it pays.
         loss: how the exits share the loss.
     """
 
@@ -55,6 +56,7 @@ class TrainConfig:
     warmup: float = 0.2
     weight_decay: float = 0.02
     clip_norm: float = 0.0
+    bfloat16: bool = True
     loss: ExitLoss = field(default_factory=ExitLoss)
 
     def __post_init__(self) -> None:
@@ -137,6 +139,13 @@ def fit(
     run.settle_norms()
     network.eval()
     return History(tuple(records))
+
+
+@torch.no_grad()
+def deepest(network: nn.Module, x: Tensor) -> Tensor:
+    """Logits (N, classes) of the last exit, without gradients."""
+    logits: Tensor = network(x)[-1]
+    return logits
 
 
 def seed_of(*parts: int) -> int:
@@ -233,14 +242,8 @@ class _Run:
     def joint_loss(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
         """All exits together, after the teacher when there is one."""
         logits = self.network(x)
-        return self.config.loss(logits, y, self._teach(x)), logits
-
-    def _teach(self, x: Tensor) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        with torch.no_grad():
-            deepest: Tensor = self.teacher(x)[-1]
-        return deepest
+        taught = None if self.teacher is None else deepest(self.teacher, x)
+        return self.config.loss(logits, y, taught), logits
 
     def _precision(self) -> AbstractContextManager[object]:
         """bfloat16 where the device multiplies it natively and it pays; a rounded network needs all 24 bits.
@@ -248,7 +251,8 @@ class _Run:
         Networks for small samples spend their time between the operations: bfloat16 saves them nothing.
         """
         pays = self.device.type == "cuda" or self.x[0].numel() >= _LARGE_SAMPLE
-        if isinstance(self.network, PreparedNetwork) or not pays or not multiplies_bfloat16(self.device):
+        full = isinstance(self.network, PreparedNetwork) or not self.config.bfloat16
+        if full or not pays or not multiplies_bfloat16(self.device):
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
