@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.onnx import carried_shape
 from offramp.deploy.plan import StagePlan
-from offramp.errors import DataError, UserError
+from offramp.errors import DataError, InternalError, UserError
 from offramp.exits.policy import decide
 from offramp.exits.single import Rule, make_rules
 
@@ -194,8 +194,8 @@ class Runner:
 
     @cached_property
     def _walk(self) -> Callable[[NDArray[Any]], Answer]:
-        """`stream` with everything at hand that does not change from sample to sample: a stage leaves the caches full of
-        its own, and every attribute looked up afterwards costs a part of a microsecond."""
+        """`stream` with everything at hand that does not change from sample to sample: a stage fills the caches with
+        its own data, and every attribute looked up afterwards costs a part of a microsecond."""
         first, streamed, shape = self.bound(0), self._streamed, self.bundle.plan.input.shape
         source, flat, isfinite, checked = first.source[0], first.source.reshape(-1), math.isfinite, self._checked
         square, links = flat.dot, self._links
@@ -208,13 +208,13 @@ class Runner:
             source[...] = sample if plain else checked(sample, shape)
             if not isfinite(square(flat)):
                 checked(sample, shape)
-            for index, run, read, leaves in links:
+            for stage, run, read, leaves in links:
                 run()
                 logits = read()
                 if leaves(logits):
-                    break
-            streamed[index] += 1
-            return Answer(logits.index(max(logits)), index)
+                    streamed[stage] += 1
+                    return Answer(logits.index(max(logits)), stage)
+            raise InternalError("the final exit let a sample pass")
 
         return walk
 
