@@ -265,11 +265,10 @@ def bench_networks(choice: Choice, x: np.ndarray, count: int, seed: int) -> Repo
     workloads = [quantized_workload(network) for network in networks]
     profiled = [*workloads, *workloads_of(space, full, 0, seed)]
     layers = unique_layers(layer for workload in profiled for layer in workload.layers)
-    ends = [stage.branch[-1] for workload in profiled for stage in workload.stages]
     pairs = []
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.yaml"
-        write_table(table, profile_layers(layers, "host", ends=ends, rounds=300), "host")
+        write_table(table, profile_layers(layers, "host", networks=profiled, rounds=300), "host")
         machine = load_accelerator(f"table:{table}")
         for number, (network, workload) in enumerate(zip(networks, workloads, strict=True)):
             never = (1e9,) * (len(network.stages) - 1)
