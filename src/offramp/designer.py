@@ -23,6 +23,7 @@ from offramp.cost.network import NetworkCost
 from offramp.data import Dataset, Split
 from offramp.deploy.bundle import write_bundle
 from offramp.deploy.manifest import OperatingPoint, PartCost, Predicted
+from offramp.errors import UserError
 from offramp.evaluate import (
     COST_OF,
     Evaluated,
@@ -44,13 +45,14 @@ from offramp.ir.pareto import front_indices, layered_indices
 from offramp.ir.trial import Status, Trial, check_objectives
 from offramp.learn.resume import EpochRecord
 from offramp.learn.supernet import Sandwich, SandwichLoss
-from offramp.learn.train import OnEpoch, TrainConfig, fit
-from offramp.learn.weights import load_weights, save_weights
+from offramp.learn.train import Objective, OnEpoch, TrainConfig, fit, float_recipe
+from offramp.learn.weights import fill, load_weights, save_weights
 from offramp.nn.backbones import Backbone
 from offramp.nn.convert import convert
 from offramp.nn.describe import describe
+from offramp.nn.freeze import folded, freeze_backbone
 from offramp.nn.network import EarlyExitNetwork, build
-from offramp.nn.shared import cut_out, supernet
+from offramp.nn.shared import cut_out, supernet, take_over
 from offramp.nn.widths import sort_channels
 from offramp.report.run_folder import FINISH, STATIC
 from offramp.search.constraints import parse_constraints
@@ -59,9 +61,17 @@ from offramp.search.front import feasible
 from offramp.search.front import points as points_of
 from offramp.search.journal import Journal
 from offramp.search.space import Space
-from offramp.search.strategy import make_strategy
+from offramp.search.strategy import check_strategy, make_strategy
 from offramp.search.study import run_study, trial_seed
 from offramp.search.task import Task
+from offramp.zoo.card import SHARED
+from offramp.zoo.entry import Entry, check_data, find_entry
+
+NOT_EXITS = ("depth", "width", "kernel", "bits", "analog")
+"""Parts of a space that a frozen backbone does not have."""
+
+SHARED_RATE = 0.25
+"""Learning rate of the shared weights as a share of the static network's: they start from its weights."""
 
 STATIC_NUMBER = -1
 """Trial number of the static reference."""
@@ -84,7 +94,6 @@ class Designer:
     Attributes:
         bed: what every candidate is evaluated on.
         space: the candidates.
-        teacher: the static network in float, once it is trained; finished points follow it.
         folder: the run folder.
     """
 
@@ -99,13 +108,20 @@ class Designer:
         progress: Progress | None = None,
     ) -> None:
         check_objectives(config.objectives)
+        check_strategy(config.strategy)
         guarantee = parse_guarantee(config.guarantee) if config.guarantee else None
         aside = None
         if guarantee is not None:
             dataset, aside = with_certification(dataset)
+        self.entry = find_entry(config.start, full.name, dataset.name) if config.start else None
+        if self.entry is not None:
+            check_data(self.entry, dataset)
+        if config.freeze:
+            full = folded(full)
         self.config, self.dataset, self.folder = config, dataset, config.run
         self.report = progress or (lambda phase, done, total, remark: None)
-        self.space = space or derive_space(describe(full), accelerator)
+        space = space or derive_space(describe(full), accelerator)
+        self.space = space.without(*NOT_EXITS) if config.freeze else space
         self.bed = Testbed(
             dataset=dataset,
             full=full,
@@ -121,9 +137,9 @@ class Designer:
             tune_epochs=self.budget.tune_epochs,
             tune_samples=self.budget.tune_samples,
             tune_config=TrainConfig(learning_rate=1e-3),
+            frozen=config.freeze,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
-        self.teacher: EarlyExitNetwork | None = None
         self.neutral = Architecture(backbone=full.name, default_precision=self.space.default_precision)
         price(self.bed, self.neutral)
 
@@ -156,7 +172,10 @@ class Designer:
             "budget": repr(self.budget),
             "space": self.space.digest,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if c.freeze:
+            identity["freeze"] = True
+        if self.entry is not None:
+            identity["start"] = self.entry.card.files[SHARED]
         return Journal.open(self.folder / "journal.sqlite", identity, {"versions": versions()})
 
     def _epochs(self, phase: str, total: int, remark: str = "") -> OnEpoch:
@@ -166,22 +185,33 @@ class Designer:
         return tell
 
     def _train_float(
-        self, phase: str, network: EarlyExitNetwork, path: Path, *, epochs: int, seed: int
+        self,
+        phase: str,
+        network: EarlyExitNetwork,
+        path: Path,
+        *,
+        epochs: int,
+        seed: int,
+        recipe: TrainConfig,
+        objective: Objective | None = None,
     ) -> EarlyExitNetwork:
-        """Train float weights of the whole space or of one network alone; load what an earlier call trained."""
+        """Train float weights; load what an earlier call trained."""
         if path.is_file():
             load_weights(path, network)
-            return network.eval()
+            return network.to(self.bed.device).eval()
+        if self.entry is not None:
+            self._take_from_zoo(self.entry, network)
+            save_weights(path, network, phase=phase, zoo=self.entry.name)
+            return network.to(self.bed.device).eval()
         checkpoint = path.with_suffix(".checkpoint")
-        late = epochs * (len(self.dataset.train) // TrainConfig().batch) * 2 // 3
-        whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
         fit(
             network,
             self.dataset.train,
             epochs=epochs,
             seed=seed,
+            config=recipe,
             augmentation=self.dataset.augmentation,
-            objective=SandwichLoss(network, whole, seed=seed) if phase == "shared" else None,
+            objective=objective,
             device=self.bed.device,
             on_epoch=self._epochs(phase, epochs),
             checkpoint=checkpoint,
@@ -190,14 +220,47 @@ class Designer:
         checkpoint.unlink(missing_ok=True)
         return network
 
+    def _take_from_zoo(self, entry: Entry, network: EarlyExitNetwork) -> None:
+        """The entry's tensors of whatever blocks, head and branches the network has."""
+        missing = [e for e in network.exits if e not in entry.card.exits]
+        if missing:
+            given = f"exit {missing[0].branch} at mounting point {missing[0].mounting_point}"
+            raise UserError(given, wanted="exits that the card lists", where=f"--from {entry.name}")
+        source = supernet(self.bed.full, entry.card.exits if network.exits else (), seed=0)
+        fill(source, entry.shared if network.exits else entry.static, where=str(entry.folder))
+        take_over(network, source)
+
+    @cached_property
+    def teacher(self) -> EarlyExitNetwork:
+        """The static network in float, trained alone: shared weights start from it, finished points follow it."""
+        plain = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
+        if self.bed.frozen:
+            return plain.to(self.bed.device).eval()
+        path, seed = self._weights("static-float"), trial_seed(self.config.seed, 1)
+        recipe, epochs = float_recipe(len(self.dataset.train)), self.budget.static_epochs
+        return self._train_float("static", plain, path, epochs=epochs, seed=seed, recipe=recipe)
+
     @cached_property
     def shared(self) -> EarlyExitNetwork:
-        """The shared weights: the largest network with every exit of the space, trained jointly in float."""
+        """The shared weights: the largest network with every exit of the space, trained jointly in float.
+
+        They start from the static network, at a quarter of its rate and channels sorted by importance, so that narrow
+        candidates keep what matters, and follow it.
+        """
         exits = [ExitChoice(point, kind) for point, kinds in self.space.exits for kind in kinds]
         network = supernet(self.bed.full, exits, seed=self.config.seed)
-        sort_channels(network)  # matters to a backbone that brings trained weights
-        epochs, seed = self.budget.shared_epochs, trial_seed(self.config.seed, 0)
-        return self._train_float("shared", network, self.folder / "shared.safetensors", epochs=epochs, seed=seed)
+        take_over(network, self.teacher)
+        epochs, seed, samples = self.budget.shared_epochs, trial_seed(self.config.seed, 0), len(self.dataset.train)
+        path, recipe = self.folder / "shared.safetensors", float_recipe(samples)
+        if self.bed.frozen:
+            freeze_backbone(network)
+            return self._train_float("shared", network, path, epochs=epochs, seed=seed, recipe=recipe)
+        sort_channels(network)
+        recipe = replace(recipe, learning_rate=recipe.learning_rate * SHARED_RATE)
+        late = epochs * (samples // recipe.batch) * 2 // 3
+        whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
+        objective = SandwichLoss(network, whole, seed=seed, teacher=self.teacher)
+        return self._train_float("shared", network, path, epochs=epochs, seed=seed, recipe=recipe, objective=objective)
 
     def _weights(self, name: str) -> Path:
         return self.folder / "weights" / f"{name}.safetensors"
@@ -234,12 +297,8 @@ class Designer:
 
     def static(self, journal: Journal) -> Evaluated:
         """The same backbone without exits, 8 bit, trained on its own, under its best mapping."""
-        start = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
         seed = trial_seed(self.config.seed, 1)
-        path, epochs = self._weights("static-float"), self.budget.static_epochs
-        plain = self._train_float("static", start, path, epochs=epochs, seed=seed)
-        self.teacher = plain
-        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, plain, seed)
+        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, self.teacher, seed)
 
     def finish(self, journal: Journal, trials: Sequence[Trial]) -> list[Evaluated]:
         """Points of the front, trained on with their own precision, with figures on test data.

@@ -11,7 +11,7 @@ from offramp.report.plots import front_svg
 from offramp.report.run_folder import read_run
 
 
-@app.command("report")
+@app.command("report", short_help="Write the page of a run.")
 def report_command(
     run: Annotated[Path, typer.Argument(help="the run folder (it holds journal.sqlite)")],
     out: Annotated[Path | None, typer.Option("--out", help="the page; RUN/report.html when not given")] = None,
