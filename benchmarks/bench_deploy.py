@@ -173,7 +173,7 @@ def build_c(choice: Choice, folder: Path) -> Path:
 
 
 def bench_cortex(pair: Pair, samples: int, rates: list[float]) -> Report:
-    """Instructions of some samples, flash and RAM; `expected` weighs the exits as the whole test set takes them."""
+    """Instructions of some samples, flash and RAM; `expected` weighs the exits by their rates over a whole split."""
     if missing_tools():
         return {"skipped": f"not installed: {', '.join(missing_tools())}"}
     early = pair.early.bundle
@@ -200,6 +200,7 @@ def bench_cortex(pair: Pair, samples: int, rates: list[float]) -> Report:
         report[f"{kind}_overhead_percent"] = 100 * (sizes[0] / sizes[1] - 1)
     seen = report["early"]["by_exit"]
     report["expected"] = sum(rate * seen[e] for e, rate in enumerate(rates) if e in seen)
+    report["rates"] = rates
     report["speedup"] = report["static"]["instructions"]["mean"] / report["expected"]
     return report
 
@@ -212,7 +213,7 @@ def without_exits(network: QuantizedNetwork) -> QuantizedNetwork:
 
 
 def bench_predicted(choice: Choice, x: np.ndarray, rates: list[float]) -> Report:
-    """Every stage as the search priced it and as it runs here; expected latency at the exits that the test set took."""
+    """Every stage as the search priced it and as it runs here; expected latency at the given exit rates."""
     measured = measure(choice.bundle, "host", x[:200], rounds=1000, point=choice.point)
     priced = stage_prices(choice.bundle) * 1e3
     taken = np.array([stage.together.median for stage in measured.stages])
@@ -355,9 +356,10 @@ def show_cortex(part: Report) -> list[str]:
         for name in ("static", "early", "early, exits taken out")
     ]  # fmt: skip
     by_exit = ", ".join(f"{e}: {n:,.0f}" for e, n in part["early"]["by_exit"].items())
+    rates = " ".join(f"{rate:.3f}" for rate in part["rates"])
     return [
         *lines_of(("Cortex-M4", "instructions, mean", "p50", "p99", "worst", "flash bytes", "RAM bytes"), rows),
-        f"{part['samples']} samples; per exit {by_exit}; at the exit rates of the whole test set "
+        f"{part['samples']} samples; per exit {by_exit}; at exit rates {rates} "
         f"{part['expected']:,.0f} instructions, {part['speedup']:.2f} times fewer than static. The exits add "
         f"{part['flash_overhead_percent']:.1f} % flash and {part['ram_overhead_percent']:.1f} % RAM.",
     ]
