@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from offramp.errors import FormatError
 from offramp.formats.tflite import read_tflite
+from offramp.formats.tflite_workload import read_tflite_workload
 from offramp.nn.describe import describe
 from offramp.nn.importer import from_tflite, import_module
 from offramp.nn.shared import supernet
@@ -103,10 +104,25 @@ def test_a_damaged_file_is_one_clear_error(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "damaged.tflite"
         path.write_bytes(bad)
-        try:
-            read_tflite(path)
-        except FormatError as error:
-            assert str(path) in str(error)
+        for read in (read_tflite, read_tflite_workload):
+            try:
+                read(path)
+            except FormatError as error:
+                assert str(path) in str(error)
+
+
+def test_a_small_model_becomes_a_workload(tmp_path: Path) -> None:
+    (tmp_path / "small.tflite").write_bytes(small_model())
+    workload = read_tflite_workload(tmp_path / "small.tflite", weight_bits=4)
+    conv, depthwise, add, pool, dense = workload.layers
+    assert [x.op for x in workload.layers] == ["conv", "depthwise", "add", "max_pool", "dense"]
+    assert (conv.K, conv.C, conv.OY, conv.OX, conv.stride) == (4, 2, 3, 4, (2, 2))
+    assert (depthwise.G, depthwise.K, depthwise.C) == (4, 1, 1)
+    assert add.inputs == (conv.name, depthwise.name)
+    assert (pool.OY, pool.OX) == (2, 3)
+    assert (dense.K, dense.C, dense.inputs) == (3, 24, (pool.name,))
+    assert {x.weight_bits for x in (conv, depthwise, dense)} == {4}
+    assert workload.macs == 4 * 2 * 9 * 12 + 4 * 9 * 12 + 3 * 24
 
 
 @pytest.mark.parametrize(
