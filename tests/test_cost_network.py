@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from offramp.cost.engine import FastCostModel
-from offramp.cost.mapper import map_network
+from offramp.cost.mapper import OBJECTIVES, map_network
 from offramp.cost.network import NetworkCost, StageCost, checked_rates
 from offramp.errors import UserError
 from offramp.formats.accelerator_yaml import load_accelerator
@@ -86,6 +86,26 @@ def test_on_shipped_chips_the_best_is_no_dearer_than_layer_by_layer(chip: str, o
         if objective != "latency":
             assert mine.energy_pj <= theirs.energy_pj
         assert best.macs == plain.macs == workload.macs
+
+
+@pytest.mark.parametrize("chip", ["diana", "edge-tpu-quad"])
+@pytest.mark.parametrize("name", ["resnet8", "dscnn"])
+def test_no_objective_finds_what_another_one_misses(chip: str, name: str) -> None:
+    """A mapping for one objective is not far better in another than the mapping for that one.
+
+    On the quad-core the product once came out twice as large as the one of the mapping for energy, which takes 13 %
+    longer than layer by layer.
+    """
+    workload, accelerator = network(name, (0, 1)), load_accelerator(chip)
+    costs = FastCostModel().layer_costs(workload.layers, accelerator)
+    found = {}
+    for objective in OBJECTIVES:
+        cost = map_network(workload, accelerator, costs=costs, objective=objective, exit_rates=(0.5, 0.3, 0.2))
+        e = cost.expected()
+        found[objective] = (e.latency_cycles, e.energy_pj, e.et_joule_cycles)
+    for objective, score in OBJECTIVES.items():
+        best = min(score(*figures)[0] for figures in found.values())
+        assert score(*found[objective])[0] <= 1.1 * best, objective
 
 
 @pytest.mark.parametrize("chip", ["diana", "edge-tpu-quad"])

@@ -155,6 +155,12 @@ def test_stream_system_with_pooling_simd_and_off_chip_cores(tmp_path: Path) -> N
     assert chip.core("simd3").ops == (Op.ADD,)
     assert chip.offchip is not None
     assert {(link.source, link.target) for link in chip.links} >= {("core0", "core1"), ("core1", "pooling2")}
+    unrolled = "dataflows: {D1: ['K, 4']}\n"
+    (tmp_path / "cores" / "old.yaml").write_text(OLD[: OLD.index("dataflows")] + unrolled)
+    (tmp_path / "core.yaml").write_text(ZIGZAG + unrolled)
+    flows = {c.name: c.array.dataflow for c in load_accelerator(system).cores if c.array is not None}
+    assert flows["core0"] == (("D1", (("K", 4),)),)
+    assert flows["pooling2"] == flows["simd3"] == (("D1", (("G", 4),)),)  # channels of pooling and additions
     (tmp_path / "core.yaml").unlink()
     with pytest.raises(FormatError, match=r"\$.cores\[0\]: no file core.yaml"):
         load_accelerator(system)

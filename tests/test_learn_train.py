@@ -118,13 +118,14 @@ def test_a_branch_may_get_its_first_gradient_later_than_the_others(digits: Datas
     assert all(not torch.equal(p, before[name]) for name, p in net.named_parameters())
 
 
-def test_large_samples_train_in_bfloat16_where_the_processor_multiplies_it() -> None:
+@pytest.mark.parametrize("allowed", [True, False])
+def test_large_samples_train_in_bfloat16_where_the_processor_multiplies_it(allowed: bool) -> None:
     seen = []
     net = build(Architecture(backbone="resnet8"), (3, 32, 32), 10, seed=0)
     net.get_submodule("block0.relu").register_forward_hook(lambda module, given, made: seen.append(made.dtype))
     x = np.random.default_rng(0).normal(size=(8, 3, 32, 32)).astype(np.float32)
-    fit(net, Split(x, np.arange(8)), epochs=1, seed=0, config=TrainConfig(batch=8))
-    low = multiplies_bfloat16(torch.device("cpu"))
+    fit(net, Split(x, np.arange(8)), epochs=1, seed=0, config=TrainConfig(batch=8, bfloat16=allowed))
+    low = allowed and multiplies_bfloat16(torch.device("cpu"))
     assert seen[0] is (torch.bfloat16 if low else torch.float32)
     assert seen[-1] is torch.float32  # statistics of batch norms are measured in full
     assert all(p.dtype is torch.float32 for p in net.parameters())

@@ -39,7 +39,9 @@ NARROW = 100
 @app.command("search", short_help="Search exits, widths, bits and cores together.")
 def search_command(
     data: Annotated[str, typer.Option("--data", help="dataset name, or a folder of .npz with x and y")],
-    backbone: Annotated[str, typer.Option("--backbone", help="resnet8, resnet20, dscnn, mobilenetv1, mobilenetv2")],
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="resnet8, resnet20, dscnn, mobilenetv1, mobilenetv2, or FILE.tflite")
+    ],
     accelerator: Annotated[str, typer.Option("--accelerator", help="shipped name, YAML file, or table:FILE")],
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="where the dataset's files lie")] = None,
     run: Annotated[Path | None, typer.Option("--run", help="run folder; the same command continues it")] = None,
@@ -66,14 +68,18 @@ def search_command(
     subset: Annotated[
         int | None, typer.Option("--subset", help="use this many training and validation samples")
     ] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="leave the backbone as it was brought; exits alone")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="zoo, or an entry's folder: begin with trained weights")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Search exits, widths, bits and cores together; write runs/NAME with journal, report and bundles."""
-    from offramp.api import design
+    from offramp.api import design, takes_real_values
     from offramp.data import load_dataset
 
-    dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset)
-    folder = run or Path("runs") / f"{dataset.name}-{backbone}-{Path(accelerator).stem}-{seed}"
+    dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset, normalize=not takes_real_values(backbone))
+    folder = run or Path("runs") / f"{dataset.name}-{Path(backbone).stem}-{Path(accelerator).stem}-{seed}"
     with Meter() as meter:
         result = design(
             dataset,
@@ -93,6 +99,8 @@ def search_command(
             execution=execution,
             budget=_budget(len(dataset.train), epochs, tune_epochs, finish_epochs),
             subset=subset,
+            freeze=freeze,
+            start=start,
             progress=meter.tell,
         )
     if as_json:

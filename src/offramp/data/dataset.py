@@ -82,6 +82,11 @@ class Normalization:
         x -= self.mean / self.std + np.float32(self.zero) * factor
         return x
 
+    @property
+    def neutral(self) -> bool:
+        """True when samples keep their real values."""
+        return bool((self.mean == 0).all() and (self.std == 1).all())
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; `from_json` is its inverse."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist(), "scale": self.scale, "zero": self.zero}

@@ -46,6 +46,7 @@ class TrainConfig:
         warmup: share of all steps in which the rate rises linearly; afterwards it falls to 0 as a cosine.
         weight_decay: on weights of two dimensions and more; never on biases, batch norms and quantizer steps.
         clip_norm: largest gradient norm of a step; 0 for no limit.
+        bfloat16: allow it in float training, where the device multiplies it natively and it pays.
         loss: how the exits share the loss.
     """
 
@@ -55,6 +56,7 @@ class TrainConfig:
     warmup: float = 0.2
     weight_decay: float = 0.02
     clip_norm: float = 0.0
+    bfloat16: bool = True
     loss: ExitLoss = field(default_factory=ExitLoss)
 
     def __post_init__(self) -> None:
@@ -249,7 +251,8 @@ class _Run:
         Networks for small samples spend their time between the operations: bfloat16 saves them nothing.
         """
         pays = self.device.type == "cuda" or self.x[0].numel() >= _LARGE_SAMPLE
-        if isinstance(self.network, PreparedNetwork) or not pays or not multiplies_bfloat16(self.device):
+        full = isinstance(self.network, PreparedNetwork) or not self.config.bfloat16
+        if full or not pays or not multiplies_bfloat16(self.device):
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 

@@ -6,7 +6,11 @@ A file is written beside its place and moved there, so a reader never sees half 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -62,6 +66,17 @@ def load_weights(path: Path, network: nn.Module) -> dict[str, str]:
     check_fit(tensors, network, where=str(path))
     network.load_state_dict(tensors)
     return metadata
+
+
+def fill(network: nn.Module, arrays: Mapping[str, NDArray[Any]], *, where: str) -> None:
+    """Fill the network from NumPy arrays by name.
+
+    Raises:
+        FormatError: names or shapes are not those of the network; nothing is loaded then.
+    """
+    tensors = {name: torch.as_tensor(np.array(array)) for name, array in arrays.items()}
+    check_fit(tensors, network, where=where)
+    network.load_state_dict(tensors)
 
 
 def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, *, where: str) -> None:
