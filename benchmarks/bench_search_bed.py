@@ -8,7 +8,7 @@ does a kept price. So strategies differ by what they ask for and by their own th
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -205,13 +205,6 @@ def interval(values: Sequence[float]) -> str:
         return f"{mean:.4f}"
     half = T_95.get(len(values), 1.96) * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return f"{mean:.4f} ± {half:.4f}"
-
-
-def timed(work: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def footer(bed: Bed, start: float) -> str:

@@ -322,7 +322,7 @@ class Designer:
         """Train on, judge and read test; a point that the journal already holds is loaded."""
         phase = STATIC if number == STATIC_NUMBER else FINISH
         known = {t.number: t for t in journal.trials(phase)}.get(number)
-        if known is not None and self._weights(name).is_file():
+        if known is not None:
             network = prepare_layers(self.bed, known.architecture, self._bare(known.architecture), seed=seed)
             load_weights(self._weights(name), network)
             cost = price(self.bed, known.architecture, known.exit_rates)

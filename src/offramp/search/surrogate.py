@@ -27,8 +27,8 @@ Floats = NDArray[np.float64]
 
 INNER_POPULATION = 32
 INNER_OFFSPRING = 32
-INNER_GENERATIONS = 4
-"""About 130 predictions a round: each needs a price, which is a mapping of the whole network."""
+INNER_GENERATIONS = 3
+"""About 80 new predictions a round: each needs a price, which is a mapping of the whole network."""
 
 SHORTLIST = 40
 """Candidates of the best predicted fronts whose expected gain is computed."""
@@ -37,8 +37,8 @@ DRAWS = 8
 """What each of them might turn out to be, for the expectation."""
 
 
-USUAL = 0.8
-"""Gains count within what this share of all trials keeps, objective by objective."""
+POOR = 0.25
+"""Share of the first generation whose accuracy is too low for gains to count."""
 
 
 class SurrogateSearch:
@@ -47,6 +47,7 @@ class SurrogateSearch:
     def __init__(self, task: Task, round_size: int | None = None) -> None:
         self._task, self._rng, self._proposals = task, np.random.default_rng(task.seed), Proposals()
         self._round_size = round_size or int(np.clip(task.trials // 24, 2, 10))
+        self._first = int(np.clip(task.trials // 8, 8, 16))
         self._prices: dict[Architecture, Price] = {}
         self.predictor = Predictor(task, Features(task.space), self._priced if task.price else None)
         self._seen: list[Observation] = []
@@ -76,8 +77,7 @@ class SurrogateSearch:
     def _next_round(self) -> list[Architecture]:
         task = self._task
         if self._round == 0:
-            size = int(np.clip(task.trials // 8, 8, 16))
-            return first_generation(task.space, size, self._proposals, self._rng)
+            return first_generation(task.space, self._first, self._proposals, self._rng)
         chosen: list[Architecture] = []
         if sum(o.trial.metrics is not None for o in self._seen) >= 4 and task.space.cardinality > 1:
             self.predictor.fit(self._seen, seed=int(self._rng.integers(2**31)))
@@ -139,7 +139,7 @@ class SurrogateSearch:
             return [found[i] for i in np.argsort(misses, kind="stable")[: self._round_size].tolist()]
         known = [self._values(o) for o in self._seen if violation(o.trial, self._task.constraints) == 0]
         front = [known[i] for i in front_indices(known)]
-        reference = _reference(front or values[left].tolist(), known or values[left].tolist())
+        reference = self._reference(known or values[left].tolist())
         left = _shortlist(values, left)
         draws = self._draws(values[left], self.predictor.doubts([found[i] for i in left]))
         chosen: list[int] = []
@@ -157,11 +157,15 @@ class SurrogateSearch:
         size = np.where([name == "accuracy" for name in self._task.objectives], 1.0, np.abs(values)[:, None, :])
         return np.asarray(values[:, None, :] + self._rng.normal(size=(1, DRAWS, values.shape[1])) * spread * size)
 
+    def _reference(self, known: Sequence[Sequence[float]]) -> list[float]:
+        """Up to where gains count: the dearest trial, and the accuracy of the poor ones of the first generation.
 
-def _reference(front: Sequence[Sequence[float]], known: Sequence[Sequence[float]]) -> list[float]:
-    """No better than a front in any objective, nor than most of what is known: the front is to grow to both sides."""
-    worst = np.maximum(np.max(front, axis=0), np.quantile(known, USUAL, axis=0))
-    return (worst + 0.05 * np.ptp(np.asarray(known), axis=0) + 1e-9).tolist()  # type: ignore[no-any-return]
+        Later trials are where the search looks; a reference that followed them would narrow its view round by round.
+        """
+        first = [self._values(o) for o in self._seen[: self._first] if o.trial.metrics is not None]
+        poor, dear = np.quantile(first or known, 1 - POOR, axis=0), np.max(known, axis=0)
+        accuracy = [name == "accuracy" for name in self._task.objectives]
+        return (np.where(accuracy, poor, dear + 0.01 * np.abs(dear)) + 1e-9).tolist()  # type: ignore[no-any-return]
 
 
 def _shortlist(values: Floats, left: list[int]) -> list[int]:
