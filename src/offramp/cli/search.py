@@ -40,7 +40,7 @@ def search_command(
     strategy: Annotated[str, typer.Option("--strategy", help="nsga2, surrogate, random or sequence")] = "nsga2",
     objectives: Annotated[str, typer.Option("--objectives", help="comma-separated")] = "accuracy,energy_uj",
     constraint: Annotated[list[str] | None, typer.Option("--constraint", help="such as latency_ms<=5; repeat")] = None,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="candidates to evaluate")] = 24,
+    trials: Annotated[int, typer.Option("--trials", help="candidates to evaluate")] = 24,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of all randomness")] = 0,
     accuracy_drop: Annotated[float, typer.Option("--accuracy-drop", help="what exits may cost, a fraction")] = 0.002,
     policy: Annotated[str, typer.Option("--policy", help="max_softmax, margin, entropy or patience")] = "max_softmax",
