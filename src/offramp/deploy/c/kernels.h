@@ -73,7 +73,7 @@ typedef struct {
     int32_t low, high;
 } offramp_add_layer;
 
-/* What a layer clips no processor predicts: two steps without a branch, but for small cores, where a branch is cheap. */
+/* What a layer clips no processor predicts: two steps without a branch. On small cores branches are cheap. */
 static inline int32_t offramp_clip(int64_t value, int32_t low, int32_t high) {
 #ifdef __ARM_FEATURE_DSP
     return value < low ? low : value > high ? high : (int32_t)value;
