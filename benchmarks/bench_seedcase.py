@@ -185,18 +185,30 @@ def averages(rates: Sequence[float], cycles: Sequence[float], energies: Sequence
     return sum(r * c for r, c, _ in triples), sum(r * e for r, _, e in triples), both
 
 
+def published_et(given: Published, chip: Accelerator) -> tuple[float, float, float]:
+    """Mean cycles, picojoules and E*T (J*cycles) of a published network under the published rules."""
+    workload = workload_of(given.exits)
+    cycles = list(accumulate(sum(pair) for pair in stage_cycles(workload, chip)))
+    return averages(scaled(given.ratios), cycles, list(accumulate(stage_energies(workload, chip))))
+
+
+def moved_once(given: Published, chip: Accelerator) -> tuple[float, float]:
+    """Mean picojoules and E*T (J*cycles) with weights moved once, as `offramp price` says; published cycles' rule."""
+    workload, rates = workload_of(given.exits), scaled(given.ratios)
+    plain = map_network(workload, chip, cost_model=FastCostModel(), exit_rates=rates, execution="layer-by-layer")
+    cycles = list(accumulate(sum(pair) for pair in stage_cycles(workload, chip)))
+    _, energy, et = averages(rates, cycles, [stage.cumulative_pj for stage in plain.stages])
+    return energy, et
+
+
 def average_lines(chip: Accelerator) -> Iterator[str]:
     """Averages over exits under the published rules, beside the published ones and those with weights moved once."""
     pairs = [f"{name}, published | ours | moved once" for name in ("energy mJ", "E*T")]
     yield f"| exits | cycles, published | ours | {' | '.join(pairs)} |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for given in PUBLISHED:
-        workload = workload_of(given.exits)
-        rates = scaled(given.ratios)
-        cycles = list(accumulate(sum(pair) for pair in stage_cycles(workload, chip)))
-        plain = map_network(workload, chip, cost_model=FastCostModel(), exit_rates=rates, execution="layer-by-layer")
-        mean, energy, et = averages(rates, cycles, list(accumulate(stage_energies(workload, chip))))
-        _, once, et_once = averages(rates, cycles, [stage.cumulative_pj for stage in plain.stages])
+        mean, energy, et = published_et(given, chip)
+        once, et_once = moved_once(given, chip)
         millijoules = energy / 1e9
         cells = [
             f"{given.cycles:,.0f} | {mean:,.0f} ({mean / given.cycles - 1:+.1%})",

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings
 from numpy.typing import NDArray
 
+from damaged_files import damaged_bytes
 from offramp.errors import FormatError
 from offramp.formats.tflite import read_tflite
-from offramp.formats.tflite_workload import read_tflite_workload
 from offramp.nn.describe import describe
 from offramp.nn.importer import from_tflite, import_module
 from offramp.nn.shared import supernet
@@ -50,6 +49,9 @@ def small_model(*, last: int = 25) -> bytes:
     m.operator(9, [e, m.tensor((3, 24), FC), m.tensor((3,), FC_BIAS)], f)
     m.operator(last, [f], g)
     return m.to_bytes(x, g)
+
+
+GOOD = small_model()
 
 
 def same_conv(x: Array, weight: Array, stride: int) -> Array:
@@ -93,36 +95,27 @@ def test_a_small_model_becomes_a_backbone(tmp_path: Path) -> None:
     torch.testing.assert_close(parent(x)[-1], network(x))
 
 
-@given(st.data())
-@settings(max_examples=150, deadline=None)
-def test_a_damaged_file_is_one_clear_error(data: st.DataObject) -> None:
-    """Cut off or with a byte changed, it either still reads or is refused; nothing else is raised."""
-    good = small_model()
-    at = data.draw(st.integers(8, len(good) - 1))
-    cut = data.draw(st.booleans())
-    bad = good[:at] if cut else good[:at] + bytes([data.draw(st.integers(0, 255))]) + good[at + 1 :]
+def refused_or_read(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "damaged.tflite"
-        path.write_bytes(bad)
-        for read in (read_tflite, read_tflite_workload):
-            try:
-                read(path)
-            except FormatError as error:
-                assert str(path) in str(error)
+        path.write_bytes(content)
+        try:
+            read_tflite(path)
+        except FormatError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
 
 
-def test_a_small_model_becomes_a_workload(tmp_path: Path) -> None:
-    (tmp_path / "small.tflite").write_bytes(small_model())
-    workload = read_tflite_workload(tmp_path / "small.tflite", weight_bits=4)
-    conv, depthwise, add, pool, dense = workload.layers
-    assert [x.op for x in workload.layers] == ["conv", "depthwise", "add", "max_pool", "dense"]
-    assert (conv.K, conv.C, conv.OY, conv.OX, conv.stride) == (4, 2, 3, 4, (2, 2))
-    assert (depthwise.G, depthwise.K, depthwise.C) == (4, 1, 1)
-    assert add.inputs == (conv.name, depthwise.name)
-    assert (pool.OY, pool.OX) == (2, 3)
-    assert (dense.K, dense.C, dense.inputs) == (3, 24, (pool.name,))
-    assert {x.weight_bits for x in (conv, depthwise, dense)} == {4}
-    assert workload.macs == 4 * 2 * 9 * 12 + 4 * 9 * 12 + 3 * 24
+def with_byte(at: int, value: int) -> bytes:
+    return GOOD[:at] + bytes([value]) + GOOD[at + 1 :]
+
+
+@pytest.mark.reader
+@given(damaged_bytes([GOOD], start=8))
+@example(with_byte(743, 127))  # a signalling NaN among the scales
+@settings(max_examples=150)
+def test_a_damaged_file_is_one_clear_error(content: bytes) -> None:
+    """Cut off or changed, it either still reads or is refused; nothing else is raised, no warning either."""
+    refused_or_read(content)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """`offramp price`: what a network costs on a chip, layer by layer, stage by stage, exit by exit.
 
-The network is a backbone by name, a bundle, an ONNX or a tflite file; only the first needs torch.
+The network is a backbone by name or from a `.tflite` file, a bundle, or an ONNX file; only the first two need torch.
 """
 
 import json
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from offramp.cost.network import ExpectedCost, NetworkCost
     from offramp.ir.accelerator import Accelerator
     from offramp.ir.workload import Workload
+    from offramp.nn.backbones import Backbone
 
 DEFAULT_INPUT = (3, 32, 32), 10
 INPUTS: dict[str, tuple[tuple[int, int, int], int]] = {"dscnn": ((1, 49, 10), 12), "mobilenetv1": ((3, 96, 96), 2)}
@@ -26,9 +27,9 @@ INPUTS: dict[str, tuple[tuple[int, int, int], int]] = {"dscnn": ((1, 49, 10), 12
 BACKENDS = ("fast", "zigzag")
 
 
-@app.command("price")
+@app.command("price", short_help="Price a network on an accelerator.")
 def price_command(
-    model: Annotated[str, typer.Argument(help="backbone name, bundle folder, ONNX or tflite file")],
+    model: Annotated[str, typer.Argument(help="backbone name, .tflite or ONNX file, or bundle folder")],
     accelerator: Annotated[str, typer.Option("--accelerator", help="shipped name or YAML file")],
     backend: Annotated[str, typer.Option("--backend", help="fast or zigzag")] = "fast",
     execution: Annotated[str, typer.Option("--execution", help="best or layer-by-layer")] = "best",
@@ -136,13 +137,9 @@ def _load(
     """The workload of a model, and its own exit rates where it has any."""
     path = Path(model)
     points = _numbers("--exits", exits, int)
-    is_file = path.suffix in (".onnx", ".tflite") or path.is_file()
+    is_file = path.suffix != ".tflite" and (path.suffix == ".onnx" or path.is_file())
     if (is_file or path.is_dir()) and points:
         raise UserError(f"--exits {exits} for {model}", wanted="a backbone name; a file has the exits that it has")
-    if path.suffix == ".tflite":
-        from offramp.formats.tflite_workload import read_tflite_workload
-
-        return read_tflite_workload(path, weight_bits=bits[0], activation_bits=bits[1]), None
     if is_file:
         from offramp.formats.onnx_workload import read_onnx
 
@@ -163,19 +160,35 @@ def _backbone(
     name: str, points: Sequence[int], branch: str, shape: Sequence[int], classes: int | None, bits: tuple[int, int]
 ) -> "Workload":
     from offramp.ir.architecture import Architecture, ExitChoice, Precision
-    from offramp.nn.backbones import BACKBONES, backbone
     from offramp.nn.lower import lower
     from offramp.nn.network import skeleton
 
+    full = _imported(name, shape, classes) if Path(name).suffix == ".tflite" else _named(name, shape, classes)
+    chosen = tuple(ExitChoice(point, branch) for point in sorted(points))
+    return lower(skeleton(Architecture(backbone=full.name, exits=chosen), full), default=Precision(*bits))
+
+
+def _named(name: str, shape: Sequence[int], classes: int | None) -> "Backbone":
+    from offramp.nn.backbones import BACKBONES, backbone
+
     if name not in BACKBONES:
         error = choose("model", name, BACKBONES, where="MODEL")
-        raise UserError(error.given, wanted=f"{error.wanted}, a bundle folder, an ONNX or a tflite file", where="MODEL")
+        wanted = f"{error.wanted}, a .tflite or ONNX file, or a bundle folder"
+        raise UserError(error.given, wanted=wanted, where="MODEL")
     default_shape, default_classes = INPUTS.get(name, DEFAULT_INPUT)
     if shape and (len(shape) != 3 or min(shape) < 1):
         raise UserError(f"{','.join(map(str, shape))}", wanted="C,H,W, three positive sizes", where="--input-shape")
-    full = backbone(name, (shape[0], shape[1], shape[2]) if shape else default_shape, classes or default_classes)
-    chosen = tuple(ExitChoice(point, branch) for point in sorted(points))
-    return lower(skeleton(Architecture(backbone=name, exits=chosen), full), default=Precision(*bits))
+    return backbone(name, (shape[0], shape[1], shape[2]) if shape else default_shape, classes or default_classes)
+
+
+def _imported(path: str, shape: Sequence[int], classes: int | None) -> "Backbone":
+    from offramp.nn.importer import from_tflite, import_module
+
+    if shape or classes:
+        given = f"--input-shape or --classes for {path}"
+        raise UserError(given, wanted="a backbone name; a file says both itself")
+    network = from_tflite(path)
+    return import_module(network, network.input_shape, name=Path(path).stem)
 
 
 def _draw(cost: "NetworkCost", path: Path) -> None:

@@ -6,7 +6,6 @@ Bits are those of the converted quantizers. Logits and pooling without a quantiz
 from math import prod
 
 from offramp.errors import FormatError
-from offramp.formats.tflite import TfliteLayer
 from offramp.ir.quantized import Node, NodeOp, QuantizedNetwork
 from offramp.ir.workload import INPUT, Layer, Op, Stage, Workload
 
@@ -35,9 +34,7 @@ def quantized_workload(network: QuantizedNetwork) -> Workload:
                 makers[node.name] = makers[node.inputs[0]]
                 continue
             sources = tuple(makers[i] for i in node.inputs)
-            adc = node.analog.adc.bits if node.analog is not None else 0
-            every = (node.weight_bits, arriving, bits[node.name])
-            layer = layer_of(node, shapes[node.inputs[0]], sources, every, adc)
+            layer = _layer(node, shapes[node.inputs[0]], sources, arriving, bits[node.name])
             shapes[node.name] = (layer.out_channels, layer.OY, layer.OX)
             makers[node.name] = node.name
             found.append(layer)
@@ -50,14 +47,7 @@ def quantized_workload(network: QuantizedNetwork) -> Workload:
     return Workload(network.name, tuple(stages))
 
 
-def layer_of(
-    node: Node | TfliteLayer, shape: Shape, sources: tuple[str, ...], bits: tuple[int, int, int], adc_bits: int = 0
-) -> Layer:
-    """The layer of a node that reads a map of `shape`; `bits` of its weights, input and output.
-
-    Raises:
-        FormatError: a window larger than the map.
-    """
+def _layer(node: Node, shape: Shape, sources: tuple[str, ...], arriving: int, leaving: int) -> Layer:
     out = [(shape[a + 1] + sum(node.padding[2 * a : 2 * a + 2]) - node.kernel[a]) // node.stride[a] + 1 for a in (0, 1)]
     if min(out) < 1:
         raise FormatError(f"a window of {node.kernel} on a map of {shape[1:]}", where=f"node {node.name}")
@@ -81,8 +71,8 @@ def layer_of(
         stride=node.stride,
         padding=node.padding,
         inputs=sources,
-        weight_bits=bits[0],
-        input_bits=bits[1],
-        output_bits=bits[2],
-        adc_bits=adc_bits,
+        weight_bits=node.weight_bits,
+        input_bits=arriving,
+        output_bits=leaving,
+        adc_bits=node.analog.adc.bits if node.analog is not None else 0,
     )

@@ -147,11 +147,6 @@ class _StreamSpec(_Spec):
     kernel_library: str | None = None
 
 
-_KNOWN = {
-    s.__name__: tuple(s.model_fields) for s in (_CoreSpec, _MemorySpec, _ArraySpec, _PortSpec, _GraphSpec, _StreamSpec)
-}
-
-
 def is_zigzag(data: dict[str, Any]) -> bool:
     """True for a ZigZag core file (`memories` is a mapping beside an array)."""
     return isinstance(data.get("memories"), dict) or "operational_array" in data or "multipliers" in data
@@ -235,7 +230,7 @@ def _validated(model: type[T], data: dict[str, Any], where: str) -> T:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults.add_validation(error, _KNOWN)
+        faults.add_validation(error, model)
         faults.raise_if_any("ZigZag's or Stream's format")
         raise
 
