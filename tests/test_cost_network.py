@@ -159,3 +159,5 @@ def test_a_drawing_holds_every_bar_and_needs_no_network(tmp_path: Path) -> None:
         assert text in page
     assert "<script src" not in page.replace('"', "")
     assert "exit" in write_gantt(tmp_path / "g.html", "a network", bars).read_text()
+    assert gantt_html("a <b>", bars) == gantt_html("a <b>", bars)
+    assert "<title>a &lt;b&gt;</title>" in gantt_html("a <b>", bars)

@@ -10,7 +10,7 @@ It only puts the rooms in a row and decides what lies where in a run folder:
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,15 +34,17 @@ from offramp.evaluate import (
     prepare_layers,
     price,
     quote,
+    take_layers,
     tune,
     with_test,
 )
 from offramp.exits.guarantee import parse_guarantee
-from offramp.exits.policy import check_policy
+from offramp.exits.policy import PATIENCE, check_policy
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.ir.pareto import front_indices, layered_indices
 from offramp.ir.trial import Status, Trial, check_objectives
+from offramp.learn.predict import accuracies, predict
 from offramp.learn.resume import EpochRecord
 from offramp.learn.supernet import Sandwich, SandwichLoss
 from offramp.learn.train import Objective, OnEpoch, TrainConfig, fit, float_recipe
@@ -52,6 +54,7 @@ from offramp.nn.convert import convert
 from offramp.nn.describe import describe
 from offramp.nn.freeze import folded, freeze_backbone
 from offramp.nn.network import EarlyExitNetwork, build
+from offramp.nn.quantize import PreparedNetwork
 from offramp.nn.shared import cut_out, supernet, take_over
 from offramp.nn.widths import sort_channels
 from offramp.report.run_folder import FINISH, STATIC
@@ -60,6 +63,7 @@ from offramp.search.derive import derive_space
 from offramp.search.front import feasible
 from offramp.search.front import points as points_of
 from offramp.search.journal import Journal
+from offramp.search.offers import with_offers
 from offramp.search.space import Space
 from offramp.search.strategy import check_strategy, make_strategy
 from offramp.search.study import run_study, trial_seed
@@ -298,40 +302,63 @@ class Designer:
     def static(self, journal: Journal) -> Evaluated:
         """The same backbone without exits, 8 bit, trained on its own, under its best mapping."""
         seed = trial_seed(self.config.seed, 1)
-        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, self.teacher, seed)
+        start = partial(prepare_candidate, self.bed, self.teacher, self.neutral, seed=seed)
+        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, start, seed)
 
     def finish(self, journal: Journal, trials: Sequence[Trial]) -> list[Evaluated]:
         """Points of the front, trained on with their own precision, with figures on test data.
 
         A tuned trial is a rough guess of a finished one, so what lies right behind the front is finished too, up to
-        `budget.finish_points`.
+        `budget.finish_points`, and each is offered exits that it may have dropped too early.
         """
         points = candidates_to_finish(feasible(trials, self.bed.constraints), self.config, self.budget.finish_points)
         return [self._finish_point(journal, t, i, len(points)) for i, t in enumerate(points)]
 
     def _finish_point(self, journal: Journal, trial: Trial, index: int, total: int) -> Evaluated:
         self.report("finish", index, total, f"trial {trial.number}")
-        plain = self._bare(trial.architecture)
-        done = self._finished(journal, f"point-{trial.number}", trial.number, trial.architecture, plain, trial.seed)
+        wanted = trial.architecture
+        if self.config.policy != PATIENCE:  # which may drop nothing
+            wanted = with_offers(self.space, wanted, self.branch_accuracies)
+        name, start = f"point-{trial.number}", partial(self._start, trial, wanted)
+        done = self._finished(journal, name, trial.number, wanted, start, trial.seed)
         self.report("finish", index + 1, total, f"trial {trial.number}")
         return done
 
+    @cached_property
+    def branch_accuracies(self) -> dict[ExitChoice, float]:
+        """Validation accuracy of every branch of the shared weights."""
+        val = self.dataset.val
+        found = accuracies(predict(self.shared, val.x), val.y)
+        return dict(zip(self.shared.exits, found[:-1].tolist(), strict=True))
+
+    def _start(self, trial: Trial, wanted: Architecture) -> PreparedNetwork:
+        """A tuned trial with exits from the shared weights."""
+        network = prepare_candidate(self.bed, self.shared, wanted, seed=trial.seed)
+        return take_layers(network, self._load(f"trial-{trial.number}", trial))
+
+    def _load(self, name: str, trial: Trial) -> PreparedNetwork:
+        """The network of a trial as it was written."""
+        network = prepare_layers(self.bed, trial.architecture, self._bare(trial.architecture), seed=trial.seed)
+        load_weights(self._weights(name), network)
+        return network.eval()
+
     def _finished(
-        self, journal: Journal, name: str, number: int, architecture: Architecture, plain: EarlyExitNetwork, seed: int
+        self,
+        journal: Journal,
+        name: str,
+        number: int,
+        architecture: Architecture,
+        start: Callable[[], PreparedNetwork],
+        seed: int,
     ) -> Evaluated:
         """Train on, judge and read test; a point that the journal already holds is loaded."""
         phase = STATIC if number == STATIC_NUMBER else FINISH
         known = {t.number: t for t in journal.trials(phase)}.get(number)
-        if known is not None and self._weights(name).is_file():
-            network = prepare_layers(self.bed, known.architecture, self._bare(known.architecture), seed=seed)
-            load_weights(self._weights(name), network)
+        if known is not None:
             cost = price(self.bed, known.architecture, known.exit_rates)
-            return Evaluated(trial=known, network=network.eval(), cost=cost, temperatures=_temperatures(known))
-        if phase == STATIC:
-            network = prepare_candidate(self.bed, plain, architecture, seed=seed)
-        else:
-            network = prepare_layers(self.bed, architecture, plain, seed=seed)
-            load_weights(self._weights(f"trial-{number}"), network)
+            network = self._load(name, known)
+            return Evaluated(trial=known, network=network, cost=cost, temperatures=_temperatures(known))
+        network = start()
         tune(self.bed, network, epochs=self.budget.finish_epochs, seed=seed + 1, teacher=self.teacher)
         first = price(self.bed, architecture)
         done = with_test(

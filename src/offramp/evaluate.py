@@ -299,11 +299,15 @@ def judge(
 def without_dropped(bed: Testbed, chosen: Architecture, network: PreparedNetwork) -> PreparedNetwork:
     """The same trained network with fewer exits."""
     plain = build(chosen, bed.full.input_shape, bed.full.classes, seed=0, full=bed.full)
-    fewer = prepare_layers(bed, chosen, plain, seed=0)
-    fewer.input.load_state_dict(network.input.state_dict())
-    for node in plain.nodes:
-        fewer.layer(node.name).load_state_dict(network.layer(node.name).state_dict())
-    return fewer.eval()
+    return take_layers(prepare_layers(bed, chosen, plain, seed=0), network).eval()
+
+
+def take_layers(network: PreparedNetwork, source: PreparedNetwork) -> PreparedNetwork:
+    """Fill the input's quantizer and every layer that both networks have, in place."""
+    network.input.load_state_dict(source.input.state_dict())
+    for name in network.names & source.names:
+        network.layer(name).load_state_dict(source.layer(name).state_dict())
+    return network
 
 
 Evidence = tuple[NDArray[np.float64], NDArray[np.bool_]]

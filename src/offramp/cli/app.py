@@ -50,7 +50,7 @@ def main() -> None:
         code = INTERRUPTED
     except OSError as error:
         mendable = error.filename is not None and error.errno in PATH_FAULTS
-        wanted = "; wanted a path that can be read or written" if mendable else ""
+        wanted = "; wanted a path that can be read or written" if mendable else "; what is journalled is kept"
         _leave(f"{error.filename or 'system'}: {error.strerror or error}{wanted}", 2 if mendable else 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # what the parser of the command line refuses

@@ -115,14 +115,13 @@ def profile_command(
     space = space_of(full, space_file, *bits)
     workloads = list(workloads_of(space, full, candidates, seed))
     layers = unique_layers(layer for workload in workloads for layer in workload.layers)
-    ends = [stage.branch[-1] for workload in workloads for stage in workload.stages if stage.branch]
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{len(layers)} layers on {device}", total=len(layers))
 
         def done(_layer: Layer, _microseconds: float) -> None:
             progress.advance(task)
 
-        rows = profile_layers(layers, device, ends=ends, rounds=rounds, on_layer=done)
+        rows = profile_layers(layers, device, networks=workloads, rounds=rounds, on_layer=done)
     write_table(out, rows, device, name=f"{backbone_name}-{device}")
     console().print(f"{len(rows)} layers of {len(workloads)} networks on {device}: {out}")
 

@@ -58,7 +58,7 @@ def price_command(
     cost = map_network(
         workload,
         chip,
-        cost_model=_cost_model(backend),
+        cost_model=_cost_model(backend, execution),
         exit_rates=_numbers("--exit-rates", exit_rates, float) or rates,
         execution=execution,
         objective=objective,
@@ -118,13 +118,14 @@ def _checked_bits(weight: int, activation: int) -> tuple[int, int]:
     return weight, activation
 
 
-def _cost_model(backend: str) -> "CostModel":
+def _cost_model(backend: str, execution: str) -> "CostModel":
+    """Layer by layer needs one of the four prices of a layer: ZigZag, which takes seconds, is asked for no more."""
     if backend not in BACKENDS:
         raise choose("backend", backend, BACKENDS, where="--backend")
     if backend == "zigzag":
         from offramp.cost.zigzag import ZigZagCostModel
 
-        return ZigZagCostModel()
+        return ZigZagCostModel(variants=(0,)) if execution == "layer-by-layer" else ZigZagCostModel()
     from offramp.cost.engine import FastCostModel
 
     return FastCostModel()
@@ -211,7 +212,9 @@ def _draw(cost: "NetworkCost", path: Path) -> None:
     for move in cost.transfers:
         kind, detail = ("transfer", f"for {move.consumer}") if move.consumer else ("spill", "to make room")
         bars.append(Bar(move.link, move.tensor, kind, move.start, move.end, (detail,)))
-    marks = [Mark(f"exit {i}", stage.cumulative_cycles) for i, stage in enumerate(cost.stages)]
+    modes = [f" ({mode})" for mode in cost.mapping.exit_modes]
+    names = [f"exit {i}{mode}" for i, mode in enumerate([*modes, ""])]
+    marks = [Mark(name, stage.cumulative_cycles) for name, stage in zip(names, cost.stages, strict=True)]
     try:
         write_gantt(path, f"{cost.name} on {cost.accelerator}", bars, marks if len(marks) > 1 else ())
     except OSError as error:
@@ -242,8 +245,9 @@ def _layer_table(cost: "NetworkCost", title: str) -> Table:
 
 
 def _summary(cost: "NetworkCost") -> Iterator[str]:
-    levels = ", ".join(f"{name} {size:,}" for name, size in sorted(cost.level_bytes.items()))
-    yield f"peak bytes {cost.peak_bytes:,} of activations; by memory: {levels}"
+    yield f"peak bytes {cost.peak_bytes:,} of activations; by memory:"
+    for owner, held in _peaks(cost.level_bytes).items():
+        yield f"  {owner:12} {', '.join(held)}"
     early = len(cost.stages) > 1
     total = f"{cost.latency_cycles:,.0f} cycles, {cost.latency_ms:.4g} ms, {cost.energy_pj / 1e6:.4g} uJ"
     yield f"{'worst case ' if early else ''}{total}, {cost.macs:,} MACs"
@@ -254,6 +258,15 @@ def _summary(cost: "NetworkCost") -> Iterator[str]:
             f"expected {e.latency_cycles:,.0f} cycles, {cost.milliseconds(e.latency_cycles):.4g} ms, "
             f"{e.energy_pj / 1e6:.4g} uJ, {e.et_joule_cycles:.4g} J*cycles at exit rates {rates}"
         )
+
+
+def _peaks(level_bytes: dict[str, int]) -> dict[str, list[str]]:
+    """Peaks of memories by the core that they belong to; a memory that cores share stands for itself."""
+    owners: dict[str, list[str]] = {}
+    for name, size in sorted(level_bytes.items()):
+        owner, _, memory = name.rpartition(".")
+        owners.setdefault(owner or name, []).append(f"{memory} {size:,}" if owner else f"{size:,}")
+    return owners
 
 
 _LAYER_COLUMNS = ("MACs", "cycles", "uJ", "array use", "largest part")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from offramp.cli.app import app
+from offramp.errors import UserError
 from offramp.report.page import write_report
 from offramp.report.plots import front_svg
 from offramp.report.run_folder import read_run
@@ -18,6 +19,8 @@ def report_command(
     svg: Annotated[Path | None, typer.Option("--svg", help="also write the front as an SVG picture")] = None,
 ) -> None:
     """Write the report of a run as one HTML page that opens offline."""
+    if out is not None and out.exists() and not out.is_file():
+        raise UserError(f"{out} is no file", wanted="a file to write", where="--out", write="report.html")
     study = read_run(run)
     page = out or run / "report.html"
     write_report(page, study)

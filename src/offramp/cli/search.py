@@ -25,6 +25,16 @@ PHASES = {
 EACH = ("search", "finish")
 """Phases of which every step is worth a line in a log."""
 
+SLIM = {"accuracy_val": "val", "accuracy_test": "test", "energy_uj": "uJ", "latency_ms": "ms"}
+WIDE = {
+    "accuracy_val": "accuracy val", "accuracy_test": "test", "energy_uj": "energy uJ", "latency_ms": "latency ms",
+    "worst_latency_ms": "worst ms", "macs": "MMACs",
+}  # fmt: skip
+"""Figures of the front's table and their titles, on a narrow terminal and on others."""
+
+NARROW = 100
+"""Columns of a terminal below which the table is the slim one."""
+
 
 @app.command("search", short_help="Search exits, widths, bits and cores together.")
 def search_command(
@@ -40,7 +50,7 @@ def search_command(
     strategy: Annotated[str, typer.Option("--strategy", help="nsga2, surrogate, random or sequence")] = "nsga2",
     objectives: Annotated[str, typer.Option("--objectives", help="comma-separated")] = "accuracy,energy_uj",
     constraint: Annotated[list[str] | None, typer.Option("--constraint", help="such as latency_ms<=5; repeat")] = None,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="candidates to evaluate")] = 24,
+    trials: Annotated[int, typer.Option("--trials", help="candidates to evaluate")] = 24,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of all randomness")] = 0,
     accuracy_drop: Annotated[float, typer.Option("--accuracy-drop", help="what exits may cost, a fraction")] = 0.002,
     policy: Annotated[str, typer.Option("--policy", help="max_softmax, margin, entropy or patience")] = "max_softmax",
@@ -146,6 +156,12 @@ class Meter:
         self._bars.update(self._tasks[phase], completed=done, total=total, remark=remark)
 
 
+def _figure(column: str, value: float) -> str:
+    if column.startswith("accuracy"):
+        return f"{value:.4f}"
+    return f"{value / 1e6:.3g}" if column == "macs" else f"{value:.4g}"
+
+
 def _run_knee(result: Any, data: str, data_dir: Path | None) -> None:
     """Run the knee's bundle on test data, print measured beside predicted, and keep it for the page."""
     from offramp.cli.run import measure_run, print_run, read_samples
@@ -171,14 +187,13 @@ def _run_knee(result: Any, data: str, data_dir: Path | None) -> None:
 def _print(result: Any, data: str, data_dir: Path | None) -> None:
     """The front against the static network, then the knee's bundle run on test data."""
     out = console()
-    table = Table("", "accuracy val", "test", "energy uJ", "latency ms", "worst ms", "MMACs", "exits (rate)")
-    rows = [(str(p.trial.number), p) for p in result.front]
-    for name, point in [*rows, ("static", result.static)]:
+    names = WIDE if out.width >= NARROW else SLIM
+    table = Table("", *(Column(title, no_wrap=True) for title in names.values()), "exits (rate)")
+    for name, point in [*((str(p.trial.number), p) for p in result.front), ("static", result.static)]:
         m, t = point.metrics, point.trial
         places = [str(e.mounting_point) for e in t.architecture.exits] + ["end"]
         exits = ", ".join(f"{place} ({rate:.0%})" for place, rate in zip(places, t.exit_rates, strict=True))
-        figures = [f"{m.energy_uj:.4g}", f"{m.latency_ms:.4g}", f"{m.worst_latency_ms:.4g}", f"{m.macs / 1e6:.3g}"]
-        table.add_row(name, f"{m.accuracy_val:.4f}", f"{m.accuracy_test:.4f}", *figures, exits)
+        table.add_row(name, *(_figure(column, getattr(m, column)) for column in names), exits)
     out.print(table)
     if result.bundle is None:
         return

@@ -15,16 +15,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from offramp.errors import FormatError
+from offramp.errors import FormatError, InternalError
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write named tensors and strings; an older file is replaced in one step."""
+    """Write named tensors and strings; an older file is replaced in one step.
+
+    Raises:
+        InternalError: the disk is full or broken; an older file stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(plain, part, metadata={"format": "pt", **metadata})
-    part.replace(path)
+    try:
+        save_file(plain, part, metadata={"format": "pt", **metadata})
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise InternalError(
+            f"{path}: weights could not be written ({error}); what is journalled is kept. "
+            "Free some disk space and run the same command again"
+        ) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
