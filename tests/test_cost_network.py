@@ -13,7 +13,7 @@ from offramp.errors import UserError
 from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.ir.mapping import Mapping
-from offramp.ir.workload import Op, Workload
+from offramp.ir.workload import Layer, Op, Stage, Workload
 from offramp.nn.backbones import backbone
 from offramp.nn.lower import lower
 from offramp.nn.network import skeleton
@@ -133,6 +133,22 @@ def test_layer_by_layer_is_the_sum_of_its_layers() -> None:
     assert [s.cumulative_pj for s in plain.stages] == pytest.approx(
         np.cumsum([s.backbone_pj + s.branch_pj for s in plain.stages]).tolist()
     )
+
+
+@pytest.mark.parametrize("execution", ["best", "layer-by-layer"])
+def test_no_memory_of_diana_holds_more_than_its_size(execution: str) -> None:
+    """A dense layer of 2048 x 256 weights passes through the 64 KB weight memory in eight fillings."""
+    layers = (
+        Layer(name="conv", op=Op.CONV, K=64, C=3, OY=96, OX=96, FY=3, FX=3, IY=96, IX=96, padding=(1, 1, 1, 1)),
+        Layer(name="pool", op=Op.MAX_POOL, G=64, K=1, C=1, OY=1, OX=32, FY=96, FX=3, IY=96, IX=96, inputs=("conv",)),
+        Layer(name="fc", op=Op.DENSE, K=256, C=2048, inputs=("pool",)),
+    )
+    chip = load_accelerator("diana")
+    workload = Workload("large", (Stage(backbone=layers),))
+    levels = map_network(workload, chip, cost_model=FastCostModel(), execution=execution).level_bytes
+    assert levels["digital.weights"] == 65536
+    assert levels["digital.activations"] <= 262144
+    assert levels.get("l1", 0) <= 262144
 
 
 def test_peak_bytes_of_the_resnet_are_its_two_largest_live_tensors() -> None:

@@ -37,10 +37,6 @@ DRAWS = 8
 """What each of them might turn out to be, for the expectation."""
 
 
-POOR = 0.25
-"""Share of the first generation whose accuracy is too low for gains to count."""
-
-
 class SurrogateSearch:
     """Rounds of predicted fronts; every round is asked in batches of any size."""
 
@@ -139,7 +135,7 @@ class SurrogateSearch:
             return [found[i] for i in np.argsort(misses, kind="stable")[: self._round_size].tolist()]
         known = [self._values(o) for o in self._seen if violation(o.trial, self._task.constraints) == 0]
         front = [known[i] for i in front_indices(known)]
-        reference = self._reference(known or values[left].tolist())
+        reference = _reference(front or values[left].tolist(), known or values[left].tolist())
         left = _shortlist(values, left)
         draws = self._draws(values[left], self.predictor.doubts([found[i] for i in left]))
         chosen: list[int] = []
@@ -157,15 +153,14 @@ class SurrogateSearch:
         size = np.where([name == "accuracy" for name in self._task.objectives], 1.0, np.abs(values)[:, None, :])
         return np.asarray(values[:, None, :] + self._rng.normal(size=(1, DRAWS, values.shape[1])) * spread * size)
 
-    def _reference(self, known: Sequence[Sequence[float]]) -> list[float]:
-        """Up to where gains count: the dearest trial, and the accuracy of the poor ones of the first generation.
 
-        Later trials are where the search looks; a reference that followed them would narrow its view round by round.
-        """
-        first = [self._values(o) for o in self._seen[: self._first] if o.trial.metrics is not None]
-        poor, dear = np.quantile(first or known, 1 - POOR, axis=0), np.max(known, axis=0)
-        accuracy = [name == "accuracy" for name in self._task.objectives]
-        return (np.where(accuracy, poor, dear + 0.01 * np.abs(dear)) + 1e-9).tolist()  # type: ignore[no-any-return]
+def _reference(front: Sequence[Sequence[float]], known: Sequence[Sequence[float]]) -> list[float]:
+    """Up to where gains count: beyond a front in every objective by a tenth of the range of everything known.
+
+    A wider view lets tiny hopes at the accurate end outweigh everything else: accuracy times the whole range of costs.
+    """
+    margin = 0.1 * np.ptp(np.asarray(known), axis=0) + 1e-9
+    return (np.max(front, axis=0) + margin).tolist()  # type: ignore[no-any-return]
 
 
 def _shortlist(values: Floats, left: list[int]) -> list[int]:

@@ -73,8 +73,14 @@ typedef struct {
     int32_t low, high;
 } offramp_add_layer;
 
+/* What a layer clips no processor predicts: two steps without a branch. On small cores branches are cheap. */
 static inline int32_t offramp_clip(int64_t value, int32_t low, int32_t high) {
+#ifdef __ARM_FEATURE_DSP
     return value < low ? low : value > high ? high : (int32_t)value;
+#else
+    const int64_t least = low, most = high, above = value < least ? least : value;
+    return (int32_t)(above > most ? most : above);
+#endif
 }
 
 /* product / 2^shift, ties to even, clipped: |product| < 2^62, 1 <= shift <= 61. */
