@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_allocation import fits_whole
-from offramp.cost.engine_hierarchy import OPERANDS, Hierarchy, hierarchy_of
+from offramp.cost.engine_chains import fits_whole
+from offramp.cost.engine_hierarchy import OPERANDS, Hierarchy, hierarchy_of, shared_memories, BETWEEN, LAST, OWN
 from offramp.cost.engine_in_memory import array_energy
 from offramp.cost.engine_layers import Floats, Rows, rows_of
 from offramp.cost.engine_loops import FACTORS
@@ -30,31 +30,53 @@ CHUNK = 192
 """Rows searched at once: enough to amortise a call, few enough for the processor's cache."""
 
 
-class Batch:
-    """Rows searched together, for all variants of a core; `whole` says which memories take everything of every row."""
+CREDIT = 0.125
+"""..."""
 
-    def __init__(self, index: NDArray[np.intp], tables: Tables, whole: NDArray[np.bool_]) -> None:
-        self.index, self.tables, self.whole = index, tables, whole
-        self._first: Search | None = None
+
+class Batch:
+    """Rows searched together, for all variants of a core; `whole` (rows, memories): which take everything of a row.
+
+    A layer is first priced as if its last memories before the outer one took everything. That is what it costs where
+    they do, and what it costs at least where they do not: a memory that holds a part is not credited with an earlier
+    start than one that holds all, for then more memory could cost cycles.
+    """
+
+    def __init__(self, index: NDArray[np.intp], tables: Tables) -> None:
+        self.index, self.tables = index, tables
+        self.kinds = shared_memories(tables.hierarchy)
+        self.whole = fits_whole(tables)
+        self._searches: dict[object, Search] = {}
 
     def price(self, hierarchy: Hierarchy, passes: float) -> Priced:
-        """The best mappings; variants that only cut off levels above a memory that takes everything share orders."""
-        search = self._first
-        if search is None or not self._only_cut(hierarchy):
-            search = Search(self.tables, hierarchy, self._whole_of(hierarchy))
-            self._first = self._first or search
-        return search.run(hierarchy, passes)
+        """The best mappings."""
+        none, last = np.zeros(self.tables.count), self.kinds == LAST
+        best = self._search(self.kinds != OWN).run(hierarchy, passes, none, 0.0)
+        if (self.kinds == BETWEEN).any():
+            best = self._search(last).run(hierarchy, passes, self._of_layers(best), CREDIT)
+        place = [m.name for m in self.tables.hierarchy.core.memories]
+        used = [place.index(m.name) for m in hierarchy.core.memories]
+        short = (last & ~self.whole)[:, used].any(axis=1)
+        if not short.any():
+            return best
+        rows = np.flatnonzero(np.isin(self.tables.rows.layer, self.tables.rows.layer[short]))
+        key = (rows.tobytes(), id(hierarchy))
+        few = Tables(self.tables.rows.take(rows), self.tables.hierarchy, self.tables.loops)
+        tight = Search(few, hierarchy, (self.whole & last)[rows][:, used])
+        return best.replaced(rows, tight.run(hierarchy, passes, self._of_layers(best)[rows], np.inf))
 
-    def _whole_of(self, hierarchy: Hierarchy) -> NDArray[np.bool_]:
-        names = [m.name for m in self.tables.hierarchy.core.memories]
-        return self.whole[[names.index(m.name) for m in hierarchy.core.memories]]
+    def _of_layers(self, priced: Priced) -> Floats:
+        """(rows,) what each row's layer costs."""
+        layer = np.unique(self.tables.rows.layer, return_inverse=True)[1]
+        least = np.full(self.tables.count, np.inf)
+        np.minimum.at(least, layer, priced.cycles)
+        return least[layer]
 
-    def _only_cut(self, hierarchy: Hierarchy) -> bool:
-        base = self.tables.hierarchy
-        if len(hierarchy.core.memories) != len(base.core.memories):
-            return False
-        pairs = zip(hierarchy.levels, base.levels, strict=True)
-        return all(len(own) == len(old) or bool(self.whole[own[-1]]) for own, old in pairs)
+    def _search(self, whole: NDArray[np.bool_]) -> Search:
+        key = whole.tobytes()
+        if key not in self._searches:
+            self._searches[key] = Search(self.tables, self.tables.hierarchy, np.broadcast_to(whole, self.whole.shape))
+        return self._searches[key]
 
 
 def hierarchy_costs(
@@ -132,23 +154,13 @@ def _passes(core: Core, clock_mhz: float) -> float:
 
 
 def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
-    """Rows of as many factors whose shared memories take everything, or not; in chunks."""
+    """Rows of as many factors, in chunks."""
     lengths = np.array([max(FACTORS, len(factors)) for factors in rows.factors])
-    shared = [i for i, m in enumerate(hierarchy.core.memories) if len(m.operands) > 1]
     for length in np.unique(lengths).tolist():
         same = np.flatnonzero(lengths == length)
         for start in range(0, same.size, CHUNK):
             index = same[start : start + CHUNK]
-            tables = Tables(rows.take(index), hierarchy, length)
-            whole = fits_whole(tables)
-            kinds, place = np.unique(whole[:, shared], axis=0, return_inverse=True)
-            if len(kinds) == 1:
-                yield Batch(index, tables, np.asarray(whole.all(axis=0)))
-                continue
-            for kind in range(len(kinds)):
-                part = place.reshape(-1) == kind
-                few = Tables(rows.take(index[part]), hierarchy, length)
-                yield Batch(index[part], few, np.asarray(whole[part].all(axis=0)))
+            yield Batch(index, Tables(rows.take(index), hierarchy, length))
 
 
 def _split(
