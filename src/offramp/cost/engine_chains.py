@@ -6,7 +6,8 @@ larger memory may keep all that a smaller one may: from this follows that more m
 (docs/formulas.md). No bandwidths and no energies here.
 """
 
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from offramp.cost.engine_hierarchy import Hierarchy
 from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_loops import Bytes, kept_masks
-from offramp.cost.engine_tables import I, O, Tables, W
+from offramp.cost.engine_tables import O, Tables
 
 Flags = NDArray[np.bool_]
 
@@ -39,93 +40,104 @@ def _whole_bits(tables: Tables, op: int, level: int) -> Floats:
     return np.asarray(tile * bits)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Chains:
-    """All nested sets that fit.
+    """Nested sets of some rows; cuts that are not chosen (yet) are taken to keep everything.
 
     Attributes:
         row: (chains,) row of each.
-        cuts: per operand, masks (chains,) at every boundary but that of the array.
+        chosen: (chains,) masks of every cut chosen so far.
     """
 
-    def __init__(self, tables: Tables, hierarchy: Hierarchy, whole: Flags) -> None:
-        """List the chains of a batch; `whole` (rows, memories) says which memories must take everything."""
-        self.tables, self.hierarchy, self.whole = tables, hierarchy, whole
-        self.row: NDArray[np.intp] = np.arange(tables.count)
-        self.chosen: dict[Slot, Bytes] = {}
-        lists = {
-            (op, b): self._allowed(op, b) for op in (I, W, O) for b in range(1, len(hierarchy.levels[op]))
-        }
-        for slot in sorted(lists, key=lambda slot: int(lists[slot].sum())):
-            self._join(slot, lists[slot])
-            self._check(slot)
-        self._check(None)
-        self.cuts = [[self.chosen[op, b] for b in range(1, len(hierarchy.levels[op]))] for op in (I, W, O)]
+    tables: Tables
+    row: NDArray[np.intp]
+    chosen: dict[Slot, Bytes]
 
-    def _allowed(self, op: int, b: int) -> Flags:
-        """(rows, masks) sets that one memory may keep of one operand as far as that operand alone tells."""
-        t, memory = self.tables, self.hierarchy.levels[op][b - 1]
-        spec = self.hierarchy.core.memories[memory]
-        sizes = np.minimum(*self._sizes(op, b - 1, double=spec.double_buffered))
-        everything = t.masks == t.full[:, None]
-        return np.where(self.whole[:, memory, None], everything, kept_masks(t.rows.patterns, t.loops) & (sizes <= spec.size_bits))
+    def take(self, index: NDArray[np.intp]) -> "Chains":
+        """Some of the chains."""
+        return Chains(self.tables, self.row[index], {slot: mask[index] for slot, mask in self.chosen.items()})
 
-    def _join(self, slot: Slot, allowed: Flags) -> None:
-        """Extend every chain by every set of one more cut with which it nests."""
+    def mask(self, op: int, b: int) -> Bytes:
+        """(chains,) factors below a boundary."""
+        if (op, b) in self.chosen:
+            return self.chosen[op, b]
+        everything: Bytes = self.tables.full.astype(np.uint8)[self.row]
+        return everything
+
+    def joined(self, slot: Slot, hierarchy: Hierarchy, whole: Flags) -> "Chains":
+        """Every chain extended by every set of one more cut with which it nests, where memories have room for it.
+
+        `whole` (rows, memories) says which memories must take everything.
+        """
+        allowed = _allowed(self.tables, hierarchy, slot, whole)
         count = allowed.sum(axis=1)
         values = np.nonzero(allowed)[1].astype(np.uint8)
-        start = np.cumsum(count) - count
         often = count[self.row]
         source = np.repeat(np.arange(self.row.size), often)
         offset = np.arange(source.size) - np.repeat(np.cumsum(often) - often, often)
-        new = values[start[self.row][source] + offset]
-        fits = np.ones(new.size, dtype=bool)
+        new = values[(np.cumsum(count) - count)[self.row][source] + offset]
+        nests = np.ones(new.size, dtype=bool)
         for (op, b), mask in self.chosen.items():
             old = mask[source]
             both = old & new
-            if op == slot[0]:
-                fits &= both == (old if b < slot[1] else new)
-            else:
-                fits &= (both == old) | (both == new)
-        self.chosen[slot] = new
-        kept = np.flatnonzero(fits)
-        self.chosen = {s: m[source[kept]] for s, m in self.chosen.items() if s != slot} | {slot: new[kept]}
-        self.row = self.row[source[kept]]
+            nests &= both == (old if b < slot[1] else new) if op == slot[0] else (both == old) | (both == new)
+        kept = np.flatnonzero(nests)
+        chains = self.take(source[kept])
+        chains.chosen[slot] = new[kept]
+        return chains.fitting(hierarchy, whole, hierarchy.levels[slot[0]][slot[1] - 1])
 
-    def _check(self, slot: Slot | None) -> None:
-        """Drop chains that overfill a memory all of whose sets have just become known (None: by the layer itself)."""
-        h = self.hierarchy
-        for memory, spec in enumerate(h.core.memories):
-            held = [(op, levels.index(memory)) for op, levels in enumerate(h.levels) if memory in levels]
-            slots = {(op, at) for op, level in held for at in (level, level + 1) if 0 < at < len(h.levels[op])}
-            known = slots <= self.chosen.keys() and (slot in slots if slots else slot is None)
-            if not known or self.whole[:, memory].all():
-                continue
-            need = sum(
-                (self._need(op, level, double=spec.double_buffered) for op, level in held), start=np.zeros(self.row.size)
-            )
-            self._keep(np.flatnonzero((need <= spec.size_bits) | self.whole[self.row, memory]))
+    def fitting(self, hierarchy: Hierarchy, whole: Flags, first: int = 0) -> "Chains":
+        """Without those that overfill a memory, from the first given one on, all of whose cuts are chosen."""
+        chains = self
+        for index in range(first, len(hierarchy.core.memories)):
+            if _slots(hierarchy, index) <= chains.chosen.keys() and not whole[:, index].all():
+                fits = chains.bits_in(index, hierarchy) <= hierarchy.core.memories[index].size_bits
+                chains = chains.take(np.flatnonzero(fits | whole[chains.row, index]))
+        return chains
 
-    def _keep(self, index: NDArray[np.intp]) -> None:
-        if index.size < self.row.size:
-            self.row = self.row[index]
-            self.chosen = {s: m[index] for s, m in self.chosen.items()}
+    def bits_in(self, memory: int, hierarchy: Hierarchy) -> Floats:
+        """(chains,) bits that a memory holds."""
+        t, total = self.tables, np.zeros(self.row.size)
+        double = hierarchy.core.memories[memory].double_buffered
+        for op, level in hierarchy.held_in(memory):
+            place = self.row * t.masks.size + self.mask(op, level + 1)
+            partial, final = held_sizes(t, op, level, double=double)
+            bits = final.take(place)
+            if op == O and level:
+                unfinished = t.partial(level).take(self.row * t.masks.size + self.mask(op, level))
+                bits = np.where(unfinished, partial.take(place), bits)
+            total += bits
+        return total
 
-    def _need(self, op: int, level: int, *, double: bool) -> Floats:
-        """(chains,) bits that a level holds."""
-        t = self.tables
-        above = self.chosen.get((op, level + 1), t.full[self.row])
-        partial, final = self._sizes(op, level, double=double)
-        bits = self._lookup(final, above)
-        if op == O and level:
-            unfinished = self._lookup(t.partial(level), self.chosen[op, level])
-            bits = np.where(unfinished, self._lookup(partial, above), bits)
-        return bits
 
-    def _lookup(self, table: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
-        return np.take(table, self.row * self.tables.masks.size + mask)
+def start(tables: Tables) -> Chains:
+    """One chain of every row, no cut chosen."""
+    return Chains(tables, np.arange(tables.count), {})
 
-    def _sizes(self, op: int, level: int, *, double: bool) -> tuple[Floats, Floats]:
-        return held_sizes(self.tables, op, level, double=double)
+
+def cuts_below(hierarchy: Hierarchy, memories: Collection[int]) -> list[Slot]:
+    """Cuts that lie above some memories, from the innermost memory outwards."""
+    return [
+        (op, levels.index(memory) + 1)
+        for memory in sorted(memories)
+        for op, levels in enumerate(hierarchy.levels)
+        if memory in levels[:-1]
+    ]
+
+
+def _slots(hierarchy: Hierarchy, memory: int) -> set[Slot]:
+    """Cuts that decide what a memory holds."""
+    held = hierarchy.held_in(memory)
+    return {(op, b) for op, level in held for b in (level, level + 1) if 0 < b < len(hierarchy.levels[op])}
+
+
+def _allowed(t: Tables, hierarchy: Hierarchy, slot: Slot, whole: Flags) -> Flags:
+    """(rows, masks) sets that one memory may keep of one operand as far as that operand alone tells."""
+    op, memory = slot[0], hierarchy.levels[slot[0]][slot[1] - 1]
+    spec = hierarchy.core.memories[memory]
+    sizes = np.minimum(*held_sizes(t, op, slot[1] - 1, double=spec.double_buffered))
+    kept = kept_masks(t.rows.patterns, t.loops) & (sizes <= spec.size_bits)
+    return np.where(whole[:, memory, None], t.masks == t.full[:, None], kept)
 
 
 def held_sizes(t: Tables, op: int, level: int, *, double: bool) -> tuple[Floats, Floats]:

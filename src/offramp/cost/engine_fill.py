@@ -5,25 +5,48 @@ stays there for later. So a mapping is timed by the sets of its chain, while its
 every level filled as far as it goes, each at the place of the next smaller one.
 """
 
+from collections.abc import Collection
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from offramp.cost.engine_chains import held_sizes
+from offramp.cost.engine_chains import Slot, held_sizes
 from offramp.cost.engine_hierarchy import Hierarchy
 from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_loops import Bytes
-from offramp.cost.engine_orders import Orders
+from offramp.cost.engine_orders import Orders, with_runs
 from offramp.cost.engine_tables import I, O, W
 
 Masks = list[list[Bytes]]
+Flags = NDArray[np.bool_]
 
 
-def fillings(orders: Orders, hierarchy: Hierarchy) -> list[Masks]:
+def fillings(orders: Orders) -> list[Masks]:
     """Masks per operand and boundary, for every sequence in which the operands of a shared memory may be served."""
-    shared = any(len(_held(hierarchy, memory)) > 1 for memory in range(len(hierarchy.core.memories)))
+    h = orders.hierarchy
+    shared = any(len(_held(h, memory)) > 1 for memory in range(len(h.core.memories)))
     turns = permutations((I, W, O)) if shared else [(I, W, O)]
-    return [_filled(orders, hierarchy, turn) for turn in turns]
+    return [_filled(orders, orders.masks, turn) for turn in turns]
+
+
+def completed(orders: Orders, open_cuts: Collection[Slot], whole: Flags) -> tuple[Orders, Flags]:
+    """The orders with the cuts that are not chosen yet made as large as they may be, one operand after the other.
+
+    Also whether they fit; `whole` (rows, memories) says which memories do in any case.
+    """
+    masks: Masks = [list(masks) for masks in orders.masks]
+    for op, b in sorted(open_cuts):
+        masks[op][b] = masks[op][b - 1] if b > 1 else np.zeros_like(masks[op][b])
+    orders = with_runs(replace(orders, masks=_filled(orders, masks, (O, W, I)), places={}))
+    fits = np.ones(orders.row.size, dtype=bool)
+    for memory, spec in enumerate(orders.hierarchy.core.memories):
+        held = orders.hierarchy.held_in(memory)
+        if any((op, b) in open_cuts for op, level in held for b in (level, level + 1)):
+            parts = [_bits(orders, orders.masks, at, _above(orders, orders.masks, *at), double=spec.double_buffered) for at in held]
+            fits &= (sum(parts) <= spec.size_bits) | whole[orders.row, memory]
+    return orders, fits
 
 
 def _held(hierarchy: Hierarchy, memory: int) -> list[tuple[int, int]]:
@@ -31,18 +54,19 @@ def _held(hierarchy: Hierarchy, memory: int) -> list[tuple[int, int]]:
     return [(op, level) for op, level in hierarchy.held_in(memory) if level + 1 < len(hierarchy.levels[op])]
 
 
-def _filled(orders: Orders, hierarchy: Hierarchy, turn: tuple[int, ...]) -> Masks:
-    masks: Masks = [list(orders.masks[op][: len(hierarchy.levels[op])]) for op in (I, W, O)]
+def _filled(orders: Orders, given: Masks, turn: tuple[int, ...]) -> Masks:
+    hierarchy, masks = orders.hierarchy, [list(masks) for masks in given]
     for memory in reversed(range(len(hierarchy.core.memories))):
         for op, level in sorted(_held(hierarchy, memory), key=lambda held: turn.index(held[0])):
-            masks[op][level + 1] = _grown(orders, hierarchy, masks, memory, (op, level))
+            masks[op][level + 1] = _grown(orders, masks, memory, (op, level))
     return masks
 
 
-def _grown(orders: Orders, hierarchy: Hierarchy, masks: Masks, memory: int, held: tuple[int, int]) -> Bytes:
+def _grown(orders: Orders, masks: Masks, memory: int, held: tuple[int, int]) -> Bytes:
     """The longest prefix of the order that one level may keep beside what else is in the memory."""
     op, level = held
-    spec, now = hierarchy.core.memories[memory], masks[op][level + 1]
+    hierarchy, now = orders.hierarchy, masks[op][level + 1]
+    spec = hierarchy.core.memories[memory]
     free = np.full(orders.row.size, float(spec.size_bits))
     for other in hierarchy.held_in(memory):
         if other != held:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_hierarchy import Gate, Hierarchy, Use
+from offramp.cost.engine_hierarchy import Gate, Use
 from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_orders import Orders
 from offramp.cost.engine_tables import Boundary, I, O, W
@@ -32,9 +32,10 @@ class _Move:
 
 
 class Latency:
-    """Latency of orders under a hierarchy whose operands may end below the highest boundary of the orders."""
+    """Latency of orders."""
 
-    def __init__(self, orders: Orders, hierarchy: Hierarchy, passes: float) -> None:
+    def __init__(self, orders: Orders, passes: float) -> None:
+        hierarchy = orders.hierarchy
         self.orders, self.tables, self.hierarchy, self.passes = orders, orders.tables, hierarchy, passes
         self.row, self.total = orders.row, orders.tables.total[orders.row, 0]
         self.innermost = [orders.held_bits(op, 0) for op in (I, W, O)]

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_chains import fits_whole
-from offramp.cost.engine_hierarchy import OPERANDS, Hierarchy, hierarchy_of, shared_memories, BETWEEN, LAST, OWN
+from offramp.cost.engine_chains import Chains, Slot, cuts_below, fits_whole, start
+from offramp.cost.engine_hierarchy import BETWEEN, LAST, OPERANDS, OWN, Hierarchy, hierarchy_of, shared_memories
 from offramp.cost.engine_in_memory import array_energy
 from offramp.cost.engine_layers import Floats, Rows, rows_of
 from offramp.cost.engine_loops import FACTORS
@@ -46,24 +46,46 @@ class Batch:
         self.index, self.tables = index, tables
         self.kinds = shared_memories(tables.hierarchy)
         self.whole = fits_whole(tables)
-        self._searches: dict[object, Search] = {}
+        self.own = start(tables)
+        for cut in self._cuts(tables.hierarchy, OWN):
+            self.own = self.own.joined(cut, tables.hierarchy, np.broadcast_to(self.kinds != OWN, self.whole.shape))
 
     def price(self, hierarchy: Hierarchy, passes: float) -> Priced:
         """The best mappings."""
-        none, last = np.zeros(self.tables.count), self.kinds == LAST
-        best = self._search(self.kinds != OWN).run(hierarchy, passes, none, 0.0)
-        if (self.kinds == BETWEEN).any():
-            best = self._search(last).run(hierarchy, passes, self._of_layers(best), CREDIT)
-        place = [m.name for m in self.tables.hierarchy.core.memories]
-        used = [place.index(m.name) for m in hierarchy.core.memories]
-        short = (last & ~self.whole)[:, used].any(axis=1)
+        names = [m.name for m in self.tables.hierarchy.core.memories]
+        used = [names.index(m.name) for m in hierarchy.core.memories]
+        whole, kinds = self.whole[:, used], self.kinds[used]
+        base = self._ending(hierarchy)
+        none = np.zeros(self.tables.count)
+        best = Search(hierarchy, passes, base, (), whole).run(none, 0.0)
+        between = self._cuts(hierarchy, BETWEEN)
+        if between:
+            best = Search(hierarchy, passes, base, between, np.broadcast_to(kinds == LAST, whole.shape)).run(self._of_layers(best), CREDIT)
+        short = (~whole)[:, kinds == LAST].any(axis=1)
         if not short.any():
             return best
         rows = np.flatnonzero(np.isin(self.tables.rows.layer, self.tables.rows.layer[short]))
-        key = (rows.tobytes(), id(hierarchy))
         few = Tables(self.tables.rows.take(rows), self.tables.hierarchy, self.tables.loops)
-        tight = Search(few, hierarchy, (self.whole & last)[rows][:, used])
-        return best.replaced(rows, tight.run(hierarchy, passes, self._of_layers(best)[rows], np.inf))
+        place = np.full(self.tables.count, -1)
+        place[rows] = np.arange(rows.size)
+        mine = base.take(np.flatnonzero(place[base.row] >= 0))
+        full = whole[rows] & (kinds == LAST)
+        mine = Chains(few, place[mine.row], mine.chosen).fitting(hierarchy, full)
+        tight = Search(hierarchy, passes, mine, between + self._cuts(hierarchy, LAST), full)
+        return best.replaced(rows, tight.run(self._of_layers(best)[rows], np.inf))
+
+    def _cuts(self, hierarchy: Hierarchy, kind: int) -> list[Slot]:
+        kinds = shared_memories(hierarchy)
+        return cuts_below(hierarchy, np.flatnonzero(kinds == kind).tolist())
+
+    def _ending(self, hierarchy: Hierarchy) -> Chains:
+        """Chains that keep everything in the memories that are the highest of their operand here."""
+        chains = self.own
+        for op, levels in enumerate(hierarchy.levels):
+            for b in range(len(levels), len(self.tables.hierarchy.levels[op])):
+                if (op, b) in chains.chosen:
+                    chains = chains.take(np.flatnonzero(chains.chosen[op, b] == chains.tables.full[chains.row]))
+        return chains
 
     def _of_layers(self, priced: Priced) -> Floats:
         """(rows,) what each row's layer costs."""
@@ -71,12 +93,6 @@ class Batch:
         least = np.full(self.tables.count, np.inf)
         np.minimum.at(least, layer, priced.cycles)
         return least[layer]
-
-    def _search(self, whole: NDArray[np.bool_]) -> Search:
-        key = whole.tobytes()
-        if key not in self._searches:
-            self._searches[key] = Search(self.tables, self.tables.hierarchy, np.broadcast_to(whole, self.whole.shape))
-        return self._searches[key]
 
 
 def hierarchy_costs(

@@ -7,7 +7,7 @@ each operand's wishes first, innermost and on top. No costs here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -82,16 +82,18 @@ class Orders:
         return held
 
 
-def unordered(chains: Chains) -> Orders:
+def unordered(chains: Chains, hierarchy: Hierarchy) -> Orders:
     """Chains before an order is chosen: what the array's registers reuse is taken to be all that they could."""
     t, row = chains.tables, chains.row
     inner = [t.reuse_masks[op].astype(np.uint8)[row] if op != O else np.zeros(row.size, np.uint8) for op in (I, W, O)]
-    masks = [[inner[op], *chains.cuts[op]] for op in (I, W, O)]
+    masks = [
+        [inner[op], *(chains.mask(op, b) for b in range(1, len(hierarchy.levels[op])))] for op in (I, W, O)
+    ]
     nothing = np.zeros((0, row.size), dtype=np.uint8)
-    return Orders(t, chains.hierarchy, row, masks, {}, row * t.masks.size, nothing)
+    return Orders(t, hierarchy, row, masks, {}, row * t.masks.size, nothing)
 
 
-def ordered(chains: Orders, hierarchy: Hierarchy) -> Orders:
+def ordered(chains: Orders) -> Orders:
     """Every chain with the orders that differ."""
     often, count = len(WISHES), chains.row.size
     repeated = chains.take(np.tile(np.arange(count), often))
@@ -99,16 +101,19 @@ def ordered(chains: Orders, hierarchy: Hierarchy) -> Orders:
     prefix = _prefixes(_places(chains))
     lowest = [_inner(prefix, t.reuse_masks[op].astype(np.uint8)[row]) if op != O else repeated.masks[O][0] for op in (I, W, O)]
     masks = [[lowest[op], *repeated.masks[op][1:]] for op in (I, W, O)]
-    orders = Orders(t, hierarchy, row, masks, {}, repeated.base, prefix)
-    runs = _runs(orders)
-    different = _different([lowest[I], lowest[W], *runs.values()], often)
-    return Orders(t, hierarchy, row, masks, runs, repeated.base, prefix).take(different)
+    orders = with_runs(replace(repeated, masks=masks, prefix=prefix, places={}))
+    return orders.take(_different([lowest[I], lowest[W], *orders.runs.values()], often))
+
+
+def with_runs(orders: Orders) -> Orders:
+    """The same orders with what lies on top of their levels."""
+    return replace(orders, runs=_runs(orders), places={})
 
 
 def _places(chains: Orders) -> NDArray[np.uint8]:
     """(loops, wishes * chains) place of every factor."""
     t, n = chains.tables, chains.row.size
-    known = {id(m): m for masks in chains.masks for m in masks[1:]}.values()
+    known = [m for masks in chains.masks for m in masks[1:]]
     ranks = np.stack([_classes(t, op)[chains.row].T for op in (I, W, O)]).astype(np.uint16)
     keys = np.empty((t.loops, len(WISHES), n), dtype=np.uint16)
     for f in range(t.loops):

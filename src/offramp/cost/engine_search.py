@@ -4,15 +4,15 @@ Chains of sets of all rows lie in one flat axis. Only those whose lower bound do
 the layer is known to take are put in order and priced. The least latency wins, of equals the least energy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_chains import Chains
-from offramp.cost.engine_fill import fillings
+from offramp.cost.engine_chains import Chains, Slot
+from offramp.cost.engine_fill import completed, fillings
 from offramp.cost.engine_hierarchy import Gate, Hierarchy
 from offramp.cost.engine_latency import Flags, Latency
 from offramp.cost.engine_layers import Floats
@@ -68,20 +68,22 @@ class Priced:
 
 
 class Search:
-    """The chains of a batch of rows; `whole` (rows, memories) says which memories take everything."""
+    """The mappings of a batch of rows under one hierarchy; `whole` (rows, memories) says which take everything."""
 
-    def __init__(self, tables: Tables, hierarchy: Hierarchy, whole: Flags) -> None:
-        self.tables, self.hierarchy = tables, hierarchy
-        self.chains = unordered(Chains(tables, hierarchy, whole))
-        self.layer = np.unique(tables.rows.layer, return_inverse=True)[1]
+    def __init__(self, hierarchy: Hierarchy, passes: float, base: Chains, cuts: Sequence[Slot], whole: Flags) -> None:
+        """Search chains that extend those of `base` by some more cuts."""
+        self.tables, self.hierarchy, self.passes, self.whole = base.tables, hierarchy, passes, whole
+        self.base, self.cuts = base, cuts
+        self.layer = np.unique(self.tables.rows.layer, return_inverse=True)[1]
 
-    def run(self, hierarchy: Hierarchy, passes: float, floor: Floats, credit: float) -> Priced:
+    def run(self, floor: Floats, credit: float) -> Priced:
         """The best mapping of each row that may be its layer's best.
 
         A layer takes at least its (rows,) `floor`, unless that is more than `1 + credit` times its fastest mapping.
         """
-        orders, cycles = self._fastest(hierarchy, passes, floor, 1.0 + credit)
-        choices = [self._spent(orders, masks, hierarchy) for masks in fillings(orders, hierarchy)]
+        orders, cycles = self._fastest(floor, 1.0 + credit)
+        filled = fillings(orders)
+        choices = [self._spent(orders, masks) for masks in filled]
         totals = np.stack([total for total, _ in choices])
         turn, energy = totals.argmin(axis=0), totals.min(axis=0)
         rows, best = _first_least(energy, orders.row)
@@ -102,44 +104,51 @@ class Search:
             memory_pj=spread(energy[best], np.inf),
             crossing_pj=[
                 [tuple(chosen(lambda n: choices[n][1][op][b][side]) for side in (0, 1)) for b in range(len(levels))]
-                for op, levels in enumerate(hierarchy.levels)
+                for op, levels in enumerate(self.hierarchy.levels)
             ],
             masks=[
-                [spread(m[best], 0).astype(np.intp) for m in masks[: len(levels)]]
-                for masks, levels in zip(orders.masks, hierarchy.levels, strict=True)
+                [chosen(lambda n: filled[n][op][b]).astype(np.intp) for b in range(len(levels))]
+                for op, levels in enumerate(self.hierarchy.levels)
             ],
         )
 
-    def _spent(self, orders: Orders, masks: list[list[Bytes]], hierarchy: Hierarchy) -> tuple[Floats, Crossings]:
+    def _spent(self, orders: Orders, masks: list[list[Bytes]]) -> tuple[Floats, Crossings]:
         """Picojoules of all that crosses the boundaries, in all and one by one."""
         parts = [
             [self.tables.energies(op, b, orders.row, masks[op][b]) for b in range(len(levels))]
-            for op, levels in enumerate(hierarchy.levels)
+            for op, levels in enumerate(self.hierarchy.levels)
         ]
         total = sum((upper + lower for crossing in parts for upper, lower in crossing), start=np.zeros(orders.row.size))
         return total, parts
 
-    def _fastest(self, hierarchy: Hierarchy, passes: float, floor: Floats, credit: float) -> tuple[Orders, Floats]:
+    def _fastest(self, floor: Floats, credit: float) -> tuple[Orders, Floats]:
         """Orders no slower than their layer's price, row by row, and that price."""
-        orders = ordered(self._promising(hierarchy, passes, floor, credit), hierarchy)
-        cycles = Latency(orders, hierarchy, passes).cycles
-        least = self._least_of_layers(cycles, orders.row)
-        price = np.maximum(least, np.minimum(floor, least * credit))
+        chains, reached = self.base, np.full(self.tables.count, np.inf)
+        for number, cut in enumerate((None, *self.cuts)):
+            if cut is not None:
+                chains = chains.joined(cut, self.hierarchy, self.whole)
+            if chains.row.size > FEW:
+                chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit)
+        orders = ordered(unordered(chains, self.hierarchy))
+        cycles = Latency(orders, self.passes).cycles
+        price = _price(self._least_of_layers(cycles, orders.row), floor, credit)
         fast = np.flatnonzero(cycles <= price[orders.row])
-        fast = fast[np.argsort(orders.row[fast], kind="stable")]
-        orders = orders.take(fast)
+        orders = orders.take(fast[np.argsort(orders.row[fast], kind="stable")])
         return orders, price[orders.row]
 
-    def _promising(self, hierarchy: Hierarchy, passes: float, floor: Floats, credit: float) -> Orders:
-        """Chains whose bound is within what the chain of the least bound of some row of the layer lets it cost."""
-        chains = self.chains
-        if chains.row.size <= FEW:
-            return chains
-        bound = _bound(chains, hierarchy, passes)
-        seeds = ordered(chains.take(_first_least(bound, chains.row)[1]), hierarchy)
-        reached = self._least_of_layers(Latency(seeds, hierarchy, passes).cycles, seeds.row)
-        price = np.maximum(reached, np.minimum(floor, reached * credit))
-        return chains.take(np.flatnonzero(bound <= (price * SLACK)[chains.row]))
+    def _promising(
+        self, chains: Chains, open_cuts: Sequence[Slot], reached: Floats, floor: Floats, credit: float
+    ) -> tuple[Chains, Floats]:
+        """Chains whose bound is within the price of their layer as far as it is known, and what layers are known to
+        take (rows,); the chain of the least bound of every row is completed to learn it."""
+        unplaced = unordered(chains, self.hierarchy)
+        bound = _bound(unplaced, self.passes, open_cuts)
+        seeds = ordered(unplaced.take(_first_least(bound, chains.row)[1]))
+        seeds, fits = completed(seeds, open_cuts, self.whole) if open_cuts else (seeds, np.True_)
+        cycles = np.where(fits, Latency(seeds, self.passes).cycles, np.inf)
+        reached = np.minimum(reached, self._least_of_layers(cycles, seeds.row))
+        price = _price(reached, floor, credit) * SLACK
+        return chains.take(np.flatnonzero(bound <= price[chains.row])), reached
 
     def _least_of_layers(self, cycles: Floats, row: NDArray[np.intp]) -> Floats:
         """(rows,) the least cycles that any order of the row's layer takes."""
@@ -148,17 +157,21 @@ class Search:
         return least[self.layer]
 
 
-def _bound(orders: Orders, hierarchy: Hierarchy, passes: float) -> Floats:
+def _price(least: Floats, floor: Floats, credit: float) -> Floats:
+    return np.maximum(least, np.minimum(floor, least * credit))
+
+
+def _bound(orders: Orders, passes: float, open_cuts: Sequence[Slot]) -> Floats:
     """(orders,) cycles that no order undercuts.
 
     A port that must move more than the computation has cycles for stalls for the rest; what crosses an operand's
     highest boundary first (outputs: last) is loaded by itself, at least one innermost tile of it.
     """
-    t = orders.tables
+    t, hierarchy = orders.tables, orders.hierarchy
     total = t.total[orders.row, 0]
     traffic = np.zeros(orders.row.size)
     waits: list[Floats] = [np.zeros(orders.row.size) for _ in range(3)]
-    held = [orders.held_bits(op, 0) for op in (I, W, O)]
+    held = [_least_held(orders, op) if (op, 1) in open_cuts else orders.held_bits(op, 0) for op in (I, W, O)]
     for gate in hierarchy.gates:
         if gate.uses:
             traffic = np.maximum(traffic, _traffic(orders, gate))
@@ -172,6 +185,13 @@ def _bound(orders: Orders, hierarchy: Hierarchy, passes: float) -> Floats:
     stall = np.maximum(traffic - total * np.ceil(passes), 0.0)
     drain = t.drain(hierarchy.core)[orders.row]
     return np.asarray(total * passes + stall + drain + np.maximum(waits[I], waits[W]) + waits[O])
+
+
+def _least_held(orders: Orders, op: int) -> Floats:
+    """(orders,) bits of an innermost tile that keeps nothing."""
+    t = orders.tables
+    tile = t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, 2:].min(axis=1) if op == O else t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, op]
+    return np.asarray(tile[orders.row])
 
 
 def _traffic(orders: Orders, gate: Gate) -> Floats:
