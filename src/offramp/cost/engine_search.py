@@ -20,8 +20,8 @@ from offramp.cost.engine_loops import Bytes
 from offramp.cost.engine_orders import Orders, ordered, unordered
 from offramp.cost.engine_tables import I, Masks, O, Tables, W
 
-FEW = 200
-"""Chains that are all priced at once: a bound would cost more than it saves."""
+MANY = 3000
+"""Chains that a rough bound thins out before they are looked at more closely."""
 
 SLACK = 1.0 + 1e-9
 """A bound may exceed what it bounds by this factor: sums of fractions of cycles are rounded."""
@@ -127,8 +127,9 @@ class Search:
         for number, cut in enumerate((None, *self.cuts)):
             if cut is not None:
                 chains = chains.joined(cut, self.hierarchy, self.whole)
-            if chains.row.size > FEW:
+            if chains.row.size > MANY:
                 chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit)
+        chains, _ = self._promising(chains, None, reached, floor, credit)
         orders = ordered(unordered(chains, self.hierarchy))
         cycles = Latency(orders, self.passes).cycles
         price = _price(self._least_of_layers(cycles, orders.row), floor, credit)
@@ -137,13 +138,16 @@ class Search:
         return orders, price[orders.row]
 
     def _promising(
-        self, chains: Chains, open_cuts: Sequence[Slot], reached: Floats, floor: Floats, credit: float
+        self, chains: Chains, open_cuts: Sequence[Slot] | None, reached: Floats, floor: Floats, credit: float
     ) -> tuple[Chains, Floats]:
         """Chains whose bound is within the price of their layer as far as it is known, and what layers are known to
-        take (rows,); the chain of the least bound of every row is completed to learn it."""
-        unplaced = unordered(chains, self.hierarchy)
-        bound = _bound(unplaced, self.passes, open_cuts)
-        seeds = ordered(unplaced.take(_first_least(bound, chains.row)[1]))
+        take (rows,); the chain of the least bound of every layer is completed to learn it.
+
+        Without open cuts the bound is the time that a chain takes if every level can be refilled while it is read.
+        """
+        loose = unordered(chains, self.hierarchy)
+        bound = Latency(loose, self.passes).cycles if open_cuts is None else _bound(loose, self.passes, open_cuts)
+        seeds = ordered(loose.take(_first_least(bound, self.layer[chains.row])[1]))
         seeds, fits = completed(seeds, open_cuts, self.whole) if open_cuts else (seeds, np.True_)
         cycles = np.where(fits, Latency(seeds, self.passes).cycles, np.inf)
         reached = np.minimum(reached, self._least_of_layers(cycles, seeds.row))
@@ -164,27 +168,30 @@ def _price(least: Floats, floor: Floats, credit: float) -> Floats:
 def _bound(orders: Orders, passes: float, open_cuts: Sequence[Slot]) -> Floats:
     """(orders,) cycles that no order undercuts.
 
-    A port that must move more than the computation has cycles for stalls for the rest; what crosses an operand's
-    highest boundary first (outputs: last) is loaded by itself, at least one innermost tile of it.
+    A port that must move more than the computation has cycles for stalls for the rest, and a duty that needs longer
+    than its period stalls each time. What crosses an operand's boundaries first (outputs: last) is loaded by itself,
+    at least one innermost tile of it.
     """
     t, hierarchy = orders.tables, orders.hierarchy
     total = t.total[orders.row, 0]
-    traffic = np.zeros(orders.row.size)
-    waits: list[Floats] = [np.zeros(orders.row.size) for _ in range(3)]
+    late = traffic = np.zeros(orders.row.size)
+    waits: dict[tuple[int, int], Floats] = {}
     held = [_least_held(orders, op) if (op, 1) in open_cuts else orders.held_bits(op, 0) for op in (I, W, O)]
     for gate in hierarchy.gates:
         if gate.uses:
-            traffic = np.maximum(traffic, _traffic(orders, gate))
+            here = _traffic(orders, gate, passes)
+            late, traffic = np.maximum(late, here[0]), np.maximum(traffic, here[1])
         for use in gate.uses:
             op, b = use.operand, use.boundary
-            if not use.partial and 0 < b == len(hierarchy.levels[op]) - 1:
+            if not use.partial and b:
                 wait = orders.crossing(t.transfer(op, b, use.upper, gate.bits), op, b)
-                least = np.ceil(held[op] / gate.bits)
-                once = orders.crossing(t.times, op, b) == 1.0
-                waits[op] = np.maximum(waits[op], np.where(once, np.minimum(wait, least), wait))
-    stall = np.maximum(traffic - total * np.ceil(passes), 0.0)
+                least = np.minimum(wait, np.ceil(held[op] / gate.bits))
+                wait = np.where(orders.crossing(t.times, op, b) == 1.0, least, wait)
+                waits[op, b] = np.maximum(waits[op, b], wait) if (op, b) in waits else wait
+    stall = np.maximum(traffic - total * np.ceil(passes), late)
     drain = t.drain(hierarchy.core)[orders.row]
-    return np.asarray(total * passes + stall + drain + np.maximum(waits[I], waits[W]) + waits[O])
+    load = [sum((wait for (op, _), wait in waits.items() if op == own), start=np.zeros(total.size)) for own in (I, W, O)]
+    return np.asarray(total * passes + stall + drain + np.maximum(load[I], load[W]) + load[O])
 
 
 def _least_held(orders: Orders, op: int) -> Floats:
@@ -194,15 +201,16 @@ def _least_held(orders: Orders, op: int) -> Floats:
     return np.asarray(tile[orders.row])
 
 
-def _traffic(orders: Orders, gate: Gate) -> Floats:
-    """(orders,) cycles that a port needs for all transfers but each duty's first."""
+def _traffic(orders: Orders, gate: Gate, passes: float) -> tuple[Floats, Floats]:
+    """(orders,) cycles that a port's duties lack for all transfers but the first, and that these take."""
     t = orders.tables
-    traffic = np.zeros(orders.row.size)
+    late, traffic = np.zeros(orders.row.size), np.zeros(orders.row.size)
     for op, b in dict.fromkeys((use.operand, use.boundary) for use in gate.uses):
-        here = [use for use in gate.uses if (use.operand, use.boundary) == (op, b)]
-        table = sum((t.again(op, b, use.upper, use.partial, gate.bits) for use in here), start=np.zeros((1, 1)))
+        uses = [(use.upper, use.partial) for use in gate.uses if (use.operand, use.boundary) == (op, b)]
+        late_table, table = t.port(op, b, tuple(uses), gate.bits, passes)
+        late += orders.crossing(late_table, op, b)
         traffic += orders.crossing(table, op, b)
-    return traffic
+    return late, traffic
 
 
 def _first_least(values: Floats, row: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
