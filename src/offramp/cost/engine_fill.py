@@ -26,8 +26,9 @@ Flags = NDArray[np.bool_]
 def fillings(orders: Orders) -> list[Masks]:
     """Masks per operand and boundary, for every sequence in which the operands of a shared memory may be served."""
     h = orders.hierarchy
-    shared = any(len(_held(h, memory)) > 1 for memory in range(len(h.core.memories)))
-    turns = permutations((I, W, O)) if shared else [(I, W, O)]
+    part = [[op for op, _ in _open(orders, orders.masks, memory)] for memory in range(len(h.core.memories))]
+    most = max(part, key=len)
+    turns = [(*turn, *({I, W, O} - set(turn))) for turn in permutations(most)]
     return [_filled(orders, orders.masks, turn) for turn in turns]
 
 
@@ -49,15 +50,17 @@ def completed(orders: Orders, open_cuts: Collection[Slot], whole: Flags) -> tupl
     return orders, fits
 
 
-def _held(hierarchy: Hierarchy, memory: int) -> list[tuple[int, int]]:
-    """(operand, level) of what a memory holds below its operand's highest level."""
-    return [(op, level) for op, level in hierarchy.held_in(memory) if level + 1 < len(hierarchy.levels[op])]
+def _open(orders: Orders, masks: Masks, memory: int) -> list[tuple[int, int]]:
+    """(operand, level) of what a memory could hold more of in some order."""
+    h, full = orders.hierarchy, orders.tables.full[orders.row]
+    held = [(op, level) for op, level in h.held_in(memory) if level + 1 < len(h.levels[op])]
+    return [(op, level) for op, level in held if not np.array_equal(masks[op][level + 1], full)]
 
 
 def _filled(orders: Orders, given: Masks, turn: tuple[int, ...]) -> Masks:
     hierarchy, masks = orders.hierarchy, [list(masks) for masks in given]
     for memory in reversed(range(len(hierarchy.core.memories))):
-        for op, level in sorted(_held(hierarchy, memory), key=lambda held: turn.index(held[0])):
+        for op, level in sorted(_open(orders, masks, memory), key=lambda held: turn.index(held[0])):
             masks[op][level + 1] = _grown(orders, masks, memory, (op, level))
     return masks
 

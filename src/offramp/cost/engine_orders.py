@@ -6,7 +6,7 @@ factors are on top the level is refilled late, where fresh ones are it empties b
 each operand's wishes first, innermost and on top. No costs here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -105,6 +105,22 @@ def ordered(chains: Orders) -> Orders:
     return orders.take(_different([lowest[I], lowest[W], *orders.runs.values()], often))
 
 
+def joined(parts: Sequence[Orders]) -> Orders:
+    """Orders of the same rows and hierarchy, one after the other."""
+    first = parts[0]
+    return Orders(
+        tables=first.tables,
+        hierarchy=first.hierarchy,
+        row=np.concatenate([p.row for p in parts]),
+        masks=[
+            [np.concatenate([p.masks[op][b] for p in parts]) for b in range(len(first.masks[op]))] for op in (I, W, O)
+        ],
+        runs={run: np.concatenate([p.runs[run] for p in parts]) for run in first.runs},
+        base=np.concatenate([p.base for p in parts]),
+        prefix=np.concatenate([p.prefix for p in parts], axis=1),
+    )
+
+
 def with_runs(orders: Orders) -> Orders:
     """The same orders with what lies on top of their levels."""
     return replace(orders, runs=_runs(orders), places={})
@@ -112,28 +128,20 @@ def with_runs(orders: Orders) -> Orders:
 
 def _places(chains: Orders) -> NDArray[np.uint8]:
     """(loops, wishes * chains) place of every factor."""
-    t, n = chains.tables, chains.row.size
-    known = [m for masks in chains.masks for m in masks[1:]]
-    ranks = np.stack([_classes(t, op)[chains.row].T for op in (I, W, O)]).astype(np.uint16)
-    keys = np.empty((t.loops, len(WISHES), n), dtype=np.uint16)
-    for f in range(t.loops):
-        below, piece = np.zeros(n, np.uint8), np.zeros(n, np.uint16)
-        for mask in known:
-            lacks = (mask >> f & 1) == 0
-            below = np.maximum(below, np.where(lacks, mask, 0))
-            piece += lacks
-        for w, (inner, first) in enumerate(WISHES):
-            early = (ranks[inner, f] == 0) & (below & ~t.reuse_masks[inner].astype(np.uint8)[chains.row] == 0)
-            wish = (ranks[first[0], f] * 3 + ranks[first[1], f]) * 3 + ranks[first[2], f]
-            keys[f, w] = ((piece * 2 + ~early) * 27 + wish) * 8 + f
+    t, bits = chains.tables, np.arange(chains.tables.loops, dtype=np.uint8)[:, None]
+    ranks = [_classes(t, op).T[:, chains.row] for op in (I, W, O)]
+    below, piece = np.zeros(ranks[0].shape, np.uint8), np.zeros(ranks[0].shape, np.uint16)
+    for mask in (m for masks in chains.masks for m in masks[1:]):
+        lacks = (mask >> bits & 1) == 0
+        np.maximum(below, mask * lacks, out=below)
+        piece += lacks
+    keys = np.empty((t.loops, len(WISHES), chains.row.size), dtype=np.uint16)
+    for w, (inner, first) in enumerate(WISHES):
+        late = (ranks[inner] != 0) | (below & ~t.reuse_masks[inner].astype(np.uint8)[chains.row] != 0)
+        wish = (ranks[first[0]] * np.uint8(3) + ranks[first[1]]) * np.uint8(3) + ranks[first[2]]
+        keys[:, w] = ((piece * 2 + late) * 27 + wish) * 8 + bits
     keys = keys.reshape(t.loops, -1)
-    places = np.zeros(keys.shape, dtype=np.uint8)
-    for f in range(t.loops):
-        for g in range(f):
-            later = keys[f] > keys[g]
-            places[f] += later
-            places[g] += ~later
-    return places
+    return np.stack([(keys < key).sum(axis=0, dtype=np.uint8) for key in keys])
 
 
 def _classes(t: Tables, op: int) -> NDArray[np.uint8]:
@@ -158,17 +166,42 @@ def _inner(prefix: Bytes, reuse: Bytes) -> Bytes:
     return longest
 
 
+def with_least_runs(orders: Orders) -> Orders:
+    """Chains with the runs on top of their levels that hinder refilling least, whatever order is chosen."""
+    runs: dict[Run, Bytes] = {}
+    masks = [m for masks in orders.masks for m in masks[1:]]
+    for op, level in _unsure(orders):
+        above = _above(orders, op, level)
+        within = above & ~orders.masks[op][level] if level else above
+        piece = above & ~np.stack([m * (m < above) for m in masks]).max(axis=0) & within
+        reuse, fresh = (every[op].astype(np.uint8)[orders.row] for every in (orders.tables.reuse_masks, orders.tables.fresh_masks))
+        runs[op, level, True] = (piece & _ones(piece & ~reuse == 0)) | (within & _ones(within & ~reuse == 0))
+        runs[op, level, False] = within & fresh
+    return replace(orders, runs=runs, places={})
+
+
 def _runs(orders: Orders) -> dict[Run, Bytes]:
     """Reusing and fresh factors on top of every level that may have no room to be refilled while it is read."""
     t, runs = orders.tables, {}
+    for op, level in _unsure(orders):
+        for reuse, masks in ((True, t.reuse_masks[op]), (False, t.fresh_masks[op])):
+            runs[op, level, reuse] = _top_run(orders, op, level, masks.astype(np.uint8)[orders.row])
+    return runs
+
+
+def _unsure(orders: Orders) -> Iterator[tuple[int, int]]:
+    """(operand, level) of the levels that may have no room to be refilled while they are read."""
     for index in range(len(orders.hierarchy.core.memories)):
         levels = orders.hierarchy.held_in(index)
         inner = any(level + 1 < len(orders.masks[op]) for op, level in levels)
         if inner and not _surely_buffered(orders, index):
-            for op, level in levels:
-                for reuse, masks in ((True, t.reuse_masks[op]), (False, t.fresh_masks[op])):
-                    runs[op, level, reuse] = _top_run(orders, op, level, masks.astype(np.uint8)[orders.row])
-    return runs
+            yield from levels
+
+
+def _above(orders: Orders, op: int, level: int) -> Bytes:
+    masks = orders.masks[op]
+    everything: Bytes = orders.tables.full.astype(np.uint8)[orders.row]
+    return masks[level + 1] if level + 1 < len(masks) else everything
 
 
 def _surely_buffered(orders: Orders, index: int) -> bool:
@@ -183,10 +216,9 @@ def _surely_buffered(orders: Orders, index: int) -> bool:
 
 def _top_run(orders: Orders, op: int, level: int, flags: Bytes) -> Bytes:
     """The flagged factors that end right below the cut over a level, within that level."""
-    masks = orders.masks[op]
-    above = masks[level + 1] if level + 1 < len(masks) else orders.tables.full.astype(np.uint8)[orders.row]
+    above = _above(orders, op, level)
     if level:
-        flags = flags & ~masks[level]
+        flags = flags & ~orders.masks[op][level]
     other = above & ~orders.prefix & ~flags
     shortest = (orders.prefix | _ones(other != 0)).min(axis=0)
     run: Bytes = above & ~shortest

@@ -17,11 +17,14 @@ from offramp.cost.engine_hierarchy import Gate, Hierarchy
 from offramp.cost.engine_latency import Flags, Latency
 from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_loops import Bytes
-from offramp.cost.engine_orders import Orders, ordered, unordered
+from offramp.cost.engine_orders import Orders, joined, ordered, unordered, with_least_runs
 from offramp.cost.engine_tables import I, Masks, O, Tables, W
 
 MANY = 3000
 """Chains that a rough bound thins out before they are looked at more closely."""
+
+KEPT = 24
+"""Chains of a layer that are looked at for their energy once its cycles are known."""
 
 SLACK = 1.0 + 1e-9
 """A bound may exceed what it bounds by this factor: sums of fractions of cycles are rounded."""
@@ -124,13 +127,14 @@ class Search:
     def _fastest(self, floor: Floats, credit: float) -> tuple[Orders, Floats]:
         """Orders no slower than their layer's price, row by row, and that price."""
         chains, reached = self.base, np.full(self.tables.count, np.inf)
+        found: list[Orders] = []
         for number, cut in enumerate((None, *self.cuts)):
             if cut is not None:
                 chains = chains.joined(cut, self.hierarchy, self.whole)
             if chains.row.size > MANY:
-                chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit)
-        chains, _ = self._promising(chains, None, reached, floor, credit)
-        orders = ordered(unordered(chains, self.hierarchy))
+                chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit, found)
+        chains, _ = self._promising(chains, None, reached, floor, credit, found)
+        orders = joined([*found, ordered(unordered(chains, self.hierarchy))])
         cycles = Latency(orders, self.passes).cycles
         price = _price(self._least_of_layers(cycles, orders.row), floor, credit)
         fast = np.flatnonzero(cycles <= price[orders.row])
@@ -138,21 +142,49 @@ class Search:
         return orders, price[orders.row]
 
     def _promising(
-        self, chains: Chains, open_cuts: Sequence[Slot] | None, reached: Floats, floor: Floats, credit: float
+        self,
+        chains: Chains,
+        open_cuts: Sequence[Slot] | None,
+        reached: Floats,
+        floor: Floats,
+        credit: float,
+        found: list[Orders],
     ) -> tuple[Chains, Floats]:
         """Chains whose bound is within the price of their layer as far as it is known, and what layers are known to
         take (rows,); the chain of the least bound of every layer is completed to learn it.
 
-        Without open cuts the bound is the time that a chain takes if every level can be refilled while it is read.
+        Without open cuts the bound is the time that a chain takes in the best order that any of its levels could wish.
+        Chains that cannot be faster than what is known are of interest for their energy alone, and few are kept.
         """
         loose = unordered(chains, self.hierarchy)
-        bound = Latency(loose, self.passes).cycles if open_cuts is None else _bound(loose, self.passes, open_cuts)
+        if open_cuts is None:
+            bound = Latency(with_least_runs(loose), self.passes).cycles
+        else:
+            bound = _bound(loose, self.passes, open_cuts)
         seeds = ordered(loose.take(_first_least(bound, self.layer[chains.row])[1]))
-        seeds, fits = completed(seeds, open_cuts, self.whole) if open_cuts else (seeds, np.True_)
+        fits = np.ones(seeds.row.size, dtype=bool)
+        if open_cuts:
+            seeds, fits = completed(seeds, open_cuts, self.whole)
         cycles = np.where(fits, Latency(seeds, self.passes).cycles, np.inf)
-        reached = np.minimum(reached, self._least_of_layers(cycles, seeds.row))
+        least = self._least_of_layers(cycles, seeds.row)
+        found.append(seeds.take(np.flatnonzero(fits & (cycles == least[seeds.row]))))
+        reached = np.minimum(reached, least)
         price = _price(reached, floor, credit) * SLACK
-        return chains.take(np.flatnonzero(bound <= price[chains.row])), reached
+        chosen = np.flatnonzero(bound <= price[chains.row])
+        row = chains.row[chosen]
+        settled = (bound[chosen] * SLACK >= reached[row]) | ((reached <= floor)[row] & np.isinf(credit))
+        if settled.any():
+            chosen = np.concatenate([chosen[~settled], self._thrifty(loose, chosen[settled])])
+        return chains.take(np.sort(chosen)), reached
+
+    def _thrifty(self, orders: Orders, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Those of some chains that need the least energy, the `KEPT` best of every layer."""
+        energy, _ = self._spent(orders.take(chosen), [[m[chosen] for m in masks] for masks in orders.masks])
+        layer = self.layer[orders.row[chosen]]
+        best = np.lexsort((energy, layer))
+        starts = np.flatnonzero(np.diff(layer[best], prepend=-1))
+        rank = np.arange(best.size) - np.repeat(starts, np.diff(starts, append=best.size))
+        return chosen[best[rank < KEPT]]
 
     def _least_of_layers(self, cycles: Floats, row: NDArray[np.intp]) -> Floats:
         """(rows,) the least cycles that any order of the row's layer takes."""
