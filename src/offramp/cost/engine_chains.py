@@ -64,10 +64,11 @@ class Chains:
         everything: Bytes = self.tables.full.astype(np.uint8)[self.row]
         return everything
 
-    def joined(self, slot: Slot, hierarchy: Hierarchy, whole: Flags) -> "Chains":
+    def joined(self, slot: Slot, hierarchy: Hierarchy, whole: Flags, *, useful: bool = False) -> "Chains":
         """Every chain extended by every set of one more cut with which it nests, where memories have room for it.
 
-        `whole` (rows, memories) says which memories must take everything.
+        `whole` (rows, memories) says which memories must take everything; `useful` leaves out cuts that hold more
+        than the level below and yet save no traffic, having nothing but new elements on top.
         """
         allowed = _allowed(self.tables, hierarchy, slot, whole)
         count = allowed.sum(axis=1)
@@ -82,9 +83,21 @@ class Chains:
             both = old & new
             nests &= both == (old if b < slot[1] else new) if op == slot[0] else (both == old) | (both == new)
         kept = np.flatnonzero(nests)
+        if useful:
+            kept = kept[self._saves(slot, new[kept], source[kept])]
         chains = self.take(source[kept])
         chains.chosen[slot] = new[kept]
         return chains.fitting(hierarchy, whole, hierarchy.levels[slot[0]][slot[1] - 1])
+
+    def _saves(self, slot: Slot, new: Bytes, source: NDArray[np.intp]) -> Flags:
+        """(chains,) whether a cut keeps everything, no more than the cut below it, or a factor that reuses on top."""
+        t, (op, b) = self.tables, slot
+        row, below = self.row[source], np.zeros_like(new)
+        for mask in self.chosen.values():
+            below = np.maximum(below, mask[source] * (mask[source] < new))
+        least = self.chosen[op, b - 1][source] if (op, b - 1) in self.chosen else np.zeros_like(new)
+        saving = (t.full & ~t.fresh_masks[op]).astype(np.uint8)[row]
+        return (new & ~below & saving != 0) | (new == least) | (new == t.full.astype(np.uint8)[row])
 
     def fitting(self, hierarchy: Hierarchy, whole: Flags, first: int = 0) -> "Chains":
         """Without those that overfill a memory, from the first given one on, all of whose cuts are chosen."""

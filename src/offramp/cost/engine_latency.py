@@ -157,31 +157,33 @@ class Latency:
         cycle serves one port.
         """
         uses = [u for u in gate.uses if not u.partial]
-        if not uses:
-            return {}, stall
-        rate: Floats = np.zeros(self.row.size)
-        bits, once = [], []
-        for use in uses:
-            m = self.moves[use.operand][use.boundary]
-            asked = np.ceil(self._at(m, m.table.rate_upper if use.upper else m.table.rate_lower) / self.passes)
-            once.append(m.count == 1.0)
-            rate = rate + np.where(once[-1], 0.0, asked)
-            bits.append(self._at(m, m.table.bits_upper if use.upper else m.table.bits_lower))
-        single = np.stack(once)
-        waits = np.stack([self._real(use, gate) for use in uses])
-        if not single.any():
+        moves = [self.moves[u.operand][u.boundary] for u in uses]
+        single = [m.count == 1.0 for m in moves]
+        waits = [self._real(u, gate) for u in uses]
+        if not any(once.any() for once in single):
             return {u: (w, gate.shared) for u, w in zip(uses, waits, strict=True)}, stall
-        least = np.stack([self.innermost[use.operand] for use in uses])
-        later = np.where(single, np.ceil(np.maximum(np.stack(bits) - least, 0.0) / gate.bits), 0.0)
+        bits, later, least = [], [], []
+        need, rate = np.zeros(self.row.size), np.zeros(self.row.size)
+        for use, m, once, wait in zip(uses, moves, single, waits, strict=True):
+            asked = np.ceil(self._at(m, m.table.rate_upper if use.upper else m.table.rate_lower) / self.passes)
+            rate += np.where(once, 0.0, asked)
+            bits.append(self._at(m, m.table.bits_upper if use.upper else m.table.bits_lower))
+            inner = self.innermost[use.operand]
+            later.append(np.where(once, np.ceil(np.maximum(bits[-1] - inner, 0.0) / gate.bits), 0.0))
+            least.append(np.where(once, np.minimum(np.ceil(inner / gate.bits), wait), wait))
+            need += later[-1]
         share = np.maximum(0.0, (gate.bits - rate) / gate.bits)
         busy = np.ceil(self.total * self.passes)
         with np.errstate(divide="ignore", invalid="ignore"):
-            short = np.fmax(later.sum(axis=0) / share - busy, 0.0)
-        taken = np.minimum(stall, short)
-        idle = _longest_first(np.where(single, np.stack(bits), -1.0), later, share * (busy + taken))
-        floor = np.minimum(np.ceil(least / gate.bits), waits)
-        waits = np.where(single, np.maximum(floor, waits - idle), waits)
-        return {u: (w, gate.shared) for u, w in zip(uses, waits, strict=True)}, stall - taken
+            taken = np.minimum(stall, np.fmax(need / share - busy, 0.0))
+        idle = share * (busy + taken)
+        scarce = np.flatnonzero(need > idle * (1.0 + 1e-9))
+        if scarce.size:
+            order = np.stack([np.where(o, b, -1.0)[scarce] for o, b in zip(single, bits, strict=True)])
+            left = _longest_first(order, np.stack([n[scarce] for n in later]), idle[scarce])
+            for low, wait, spare in zip(least, waits, left, strict=True):
+                low[scarce] = np.maximum(low[scarce], np.where(low[scarce] < wait[scarce], wait[scarce] - spare, 0.0))
+        return {u: (low, gate.shared) for u, low in zip(uses, least, strict=True)}, stall - taken
 
 
 def _granted(levels: list[tuple[int, int]], used: list[Floats]) -> dict[tuple[int, int], Flags]:

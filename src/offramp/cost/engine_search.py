@@ -20,7 +20,7 @@ from offramp.cost.engine_loops import Bytes
 from offramp.cost.engine_orders import Orders, joined, ordered, unordered, with_least_runs
 from offramp.cost.engine_tables import I, Masks, O, Tables, W
 
-MANY = 3000
+MANY = 1500
 """Chains that a rough bound thins out before they are looked at more closely."""
 
 KEPT = 24
@@ -130,8 +130,8 @@ class Search:
         found: list[Orders] = []
         for number, cut in enumerate((None, *self.cuts)):
             if cut is not None:
-                chains = chains.joined(cut, self.hierarchy, self.whole)
-            if chains.row.size > MANY:
+                chains = chains.joined(cut, self.hierarchy, self.whole, useful=True)
+            if chains.row.size > MANY or (cut is None and self.cuts):
                 chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit, found)
         chains, _ = self._promising(chains, None, reached, floor, credit, found)
         orders = joined([*found, ordered(unordered(chains, self.hierarchy))])
