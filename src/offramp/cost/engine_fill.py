@@ -16,7 +16,7 @@ from offramp.cost.engine_chains import Slot, held_sizes
 from offramp.cost.engine_hierarchy import Hierarchy
 from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_loops import Bytes
-from offramp.cost.engine_orders import Orders, with_runs
+from offramp.cost.engine_orders import Orders
 from offramp.cost.engine_tables import I, O, W
 
 Masks = list[list[Bytes]]
@@ -29,18 +29,19 @@ def fillings(orders: Orders) -> list[Masks]:
     part = [[op for op, _ in _open(orders, orders.masks, memory)] for memory in range(len(h.core.memories))]
     most = max(part, key=len)
     turns = [(*turn, *({I, W, O} - set(turn))) for turn in permutations(most)]
-    return [_filled(orders, orders.masks, turn) for turn in turns]
+    every = [np.ones(orders.row.size, dtype=bool)] * len(orders.prefix)
+    return [_filled(orders, orders.masks, turn, [every] * 3) for turn in turns]
 
 
 def completed(orders: Orders, open_cuts: Collection[Slot], whole: Flags) -> tuple[Orders, Flags]:
-    """The orders with the cuts that are not chosen yet made as large as they may be, one operand after the other.
+    """The orders with the cuts that are not chosen yet made as large as they may be and still save traffic.
 
     Also whether they fit; `whole` (rows, memories) says which memories do in any case.
     """
     masks: Masks = [list(masks) for masks in orders.masks]
     for op, b in sorted(open_cuts):
         masks[op][b] = masks[op][b - 1] if b > 1 else np.zeros_like(masks[op][b])
-    orders = with_runs(replace(orders, masks=_filled(orders, masks, (O, W, I)), places={}))
+    orders = replace(orders, masks=_filled(orders, masks, (O, W, I), [_saving(orders, op) for op in (I, W, O)]), places={})
     fits = np.ones(orders.row.size, dtype=bool)
     for memory, spec in enumerate(orders.hierarchy.core.memories):
         held = orders.hierarchy.held_in(memory)
@@ -57,15 +58,27 @@ def _open(orders: Orders, masks: Masks, memory: int) -> list[tuple[int, int]]:
     return [(op, level) for op, level in held if not np.array_equal(masks[op][level + 1], full)]
 
 
-def _filled(orders: Orders, given: Masks, turn: tuple[int, ...]) -> Masks:
+def _saving(orders: Orders, op: int) -> list[Flags]:
+    """For every prefix, (orders,) whether its last factor saves traffic of an operand, or it is everything."""
+    t, row = orders.tables, orders.row
+    saving, full = (t.full & ~t.fresh_masks[op]).astype(np.uint8)[row], t.full.astype(np.uint8)[row]
+    before = [np.zeros_like(full), *orders.prefix[:-1]]
+    return [
+        (prefix & ~last & saving != 0) | (prefix == full) for prefix, last in zip(orders.prefix, before, strict=True)
+    ]
+
+
+def _filled(orders: Orders, given: Masks, turn: tuple[int, ...], allowed: list[list[Flags]]) -> Masks:
     hierarchy, masks = orders.hierarchy, [list(masks) for masks in given]
     for memory in reversed(range(len(hierarchy.core.memories))):
         for op, level in sorted(_open(orders, masks, memory), key=lambda held: turn.index(held[0])):
-            masks[op][level + 1] = _grown(orders, masks, memory, (op, level))
+            masks[op][level + 1] = _grown(orders, masks, memory, (op, level), allowed[op])
     return masks
 
 
-def _grown(orders: Orders, masks: Masks, memory: int, held: tuple[int, int]) -> Bytes:
+def _grown(
+    orders: Orders, masks: Masks, memory: int, held: tuple[int, int], allowed: list[Flags]
+) -> Bytes:
     """The longest prefix of the order that one level may keep beside what else is in the memory."""
     op, level = held
     hierarchy, now = orders.hierarchy, masks[op][level + 1]
@@ -76,8 +89,8 @@ def _grown(orders: Orders, masks: Masks, memory: int, held: tuple[int, int]) -> 
             free -= _bits(orders, masks, other, _above(orders, masks, *other), double=spec.double_buffered)
     above = _above(orders, masks, op, level + 1)
     best = now
-    for prefix in orders.prefix[1:]:
-        larger = (prefix & now == now) & (prefix & above == prefix)
+    for prefix, able in zip(orders.prefix, allowed, strict=True):
+        larger = (prefix & now == now) & (prefix & above == prefix) & able
         fits = _bits(orders, masks, held, prefix, double=spec.double_buffered) <= free
         best = np.where(larger & fits, np.maximum(best, prefix), best)
     return best

@@ -30,6 +30,9 @@ CHUNK = 192
 """Rows searched at once: enough to amortise a call, few enough for the processor's cache."""
 
 
+MANY = 4000
+"""Chains that are listed once for all variants; further cuts join under a bound, variant by variant."""
+
 CREDIT = 0.125
 """..."""
 
@@ -46,9 +49,12 @@ class Batch:
         self.index, self.tables = index, tables
         self.kinds = shared_memories(tables.hierarchy)
         self.whole = fits_whole(tables)
-        self.own = start(tables)
+        self.own, self.rest = start(tables), []
         for cut in self._cuts(tables.hierarchy, OWN):
-            self.own = self.own.joined(cut, tables.hierarchy, np.broadcast_to(self.kinds != OWN, self.whole.shape))
+            if self.own.row.size > MANY:
+                self.rest.append(cut)
+            else:
+                self.own = self.own.joined(cut, tables.hierarchy, np.broadcast_to(self.kinds != OWN, self.whole.shape))
 
     def price(self, hierarchy: Hierarchy, passes: float) -> Priced:
         """The best mappings."""
@@ -56,11 +62,13 @@ class Batch:
         used = [names.index(m.name) for m in hierarchy.core.memories]
         whole, kinds = self.whole[:, used], self.kinds[used]
         base = self._ending(hierarchy)
-        none = np.zeros(self.tables.count)
-        best = Search(hierarchy, passes, base, (), whole).run(none, 0.0)
+        own = [(op, b) for op, b in self.rest if b < len(hierarchy.levels[op])]
+        roomy = np.broadcast_to(kinds != OWN, whole.shape)
+        best = Search(hierarchy, passes, base, own, (), roomy).run(np.zeros(self.tables.count), 0.0)
         between = self._cuts(hierarchy, BETWEEN)
         if between:
-            best = Search(hierarchy, passes, base, between, np.broadcast_to(kinds == LAST, whole.shape)).run(self._of_layers(best), CREDIT)
+            last = np.broadcast_to(kinds == LAST, whole.shape)
+            best = Search(hierarchy, passes, base, own, between, last).run(self._of_layers(best), CREDIT)
         short = (~whole)[:, kinds == LAST].any(axis=1)
         if not short.any():
             return best
@@ -71,7 +79,7 @@ class Batch:
         mine = base.take(np.flatnonzero(place[base.row] >= 0))
         full = whole[rows] & (kinds == LAST)
         mine = Chains(few, place[mine.row], mine.chosen).fitting(hierarchy, full)
-        tight = Search(hierarchy, passes, mine, between + self._cuts(hierarchy, LAST), full)
+        tight = Search(hierarchy, passes, mine, own, between + self._cuts(hierarchy, LAST), full)
         return best.replaced(rows, tight.run(self._of_layers(best)[rows], np.inf))
 
     def _cuts(self, hierarchy: Hierarchy, kind: int) -> list[Slot]:
@@ -85,6 +93,9 @@ class Batch:
             for b in range(len(levels), len(self.tables.hierarchy.levels[op])):
                 if (op, b) in chains.chosen:
                     chains = chains.take(np.flatnonzero(chains.chosen[op, b] == chains.tables.full[chains.row]))
+        if any(shared_memories(hierarchy)[levels[-1]] == OWN for levels in hierarchy.levels):
+            kinds = shared_memories(hierarchy)
+            chains = chains.fitting(hierarchy, np.broadcast_to(kinds != OWN, (self.tables.count, kinds.size)))
         return chains
 
     def _of_layers(self, priced: Priced) -> Floats:

@@ -23,6 +23,9 @@ from offramp.cost.engine_tables import I, Masks, O, Tables, W
 MANY = 1500
 """Chains that a rough bound thins out before they are looked at more closely."""
 
+FEW = 250
+"""Chains that are all put in order at once."""
+
 KEPT = 24
 """Chains of a layer that are looked at for their energy once its cycles are known."""
 
@@ -73,10 +76,12 @@ class Priced:
 class Search:
     """The mappings of a batch of rows under one hierarchy; `whole` (rows, memories) says which take everything."""
 
-    def __init__(self, hierarchy: Hierarchy, passes: float, base: Chains, cuts: Sequence[Slot], whole: Flags) -> None:
-        """Search chains that extend those of `base` by some more cuts."""
+    def __init__(
+        self, hierarchy: Hierarchy, passes: float, base: Chains, own: Sequence[Slot], shared: Sequence[Slot], whole: Flags
+    ) -> None:
+        """Search chains that extend those of `base` by cuts of single parts of the array and of shared memories."""
         self.tables, self.hierarchy, self.passes, self.whole = base.tables, hierarchy, passes, whole
-        self.base, self.cuts = base, cuts
+        self.base, self.cuts, self.shared = base, [*own, *shared], shared
         self.layer = np.unique(self.tables.rows.layer, return_inverse=True)[1]
 
     def run(self, floor: Floats, credit: float) -> Priced:
@@ -130,10 +135,11 @@ class Search:
         found: list[Orders] = []
         for number, cut in enumerate((None, *self.cuts)):
             if cut is not None:
-                chains = chains.joined(cut, self.hierarchy, self.whole, useful=True)
+                chains = chains.joined(cut, self.hierarchy, self.whole, useful=cut in self.shared)
             if chains.row.size > MANY or (cut is None and self.cuts):
                 chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit, found)
-        chains, _ = self._promising(chains, None, reached, floor, credit, found)
+        if chains.row.size > FEW:
+            chains, _ = self._promising(chains, None, reached, floor, credit, found)
         orders = joined([*found, ordered(unordered(chains, self.hierarchy))])
         cycles = Latency(orders, self.passes).cycles
         price = _price(self._least_of_layers(cycles, orders.row), floor, credit)
@@ -161,14 +167,8 @@ class Search:
             bound = Latency(with_least_runs(loose), self.passes).cycles
         else:
             bound = _bound(loose, self.passes, open_cuts)
-        seeds = ordered(loose.take(_first_least(bound, self.layer[chains.row])[1]))
-        fits = np.ones(seeds.row.size, dtype=bool)
-        if open_cuts:
-            seeds, fits = completed(seeds, open_cuts, self.whole)
-        cycles = np.where(fits, Latency(seeds, self.passes).cycles, np.inf)
-        least = self._least_of_layers(cycles, seeds.row)
-        found.append(seeds.take(np.flatnonzero(fits & (cycles == least[seeds.row]))))
-        reached = np.minimum(reached, least)
+        if open_cuts is None or len(open_cuts) == len(self.cuts):
+            reached = np.minimum(reached, self._reached(loose, bound, open_cuts, found))
         price = _price(reached, floor, credit) * SLACK
         chosen = np.flatnonzero(bound <= price[chains.row])
         row = chains.row[chosen]
@@ -176,6 +176,19 @@ class Search:
         if settled.any():
             chosen = np.concatenate([chosen[~settled], self._thrifty(loose, chosen[settled])])
         return chains.take(np.sort(chosen)), reached
+
+    def _reached(
+        self, loose: Orders, bound: Floats, open_cuts: Sequence[Slot] | None, found: list[Orders]
+    ) -> Floats:
+        """(rows,) cycles that the chain of the least bound of every layer takes, completed; its orders are `found`."""
+        seeds = ordered(loose.take(_first_least(bound, self.layer[loose.row])[1]))
+        if open_cuts:
+            chains, fits = completed(seeds, open_cuts, self.whole)
+            seeds = ordered(chains.take(np.flatnonzero(fits)))
+        cycles = Latency(seeds, self.passes).cycles
+        least = self._least_of_layers(cycles, seeds.row)
+        found.append(seeds.take(np.flatnonzero(cycles == least[seeds.row])))
+        return least
 
     def _thrifty(self, orders: Orders, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
         """Those of some chains that need the least energy, the `KEPT` best of every layer."""
