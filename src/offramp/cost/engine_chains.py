@@ -97,7 +97,7 @@ class Chains:
             below = np.maximum(below, mask[source] * (mask[source] < new))
         least = self.chosen[op, b - 1][source] if (op, b - 1) in self.chosen else np.zeros_like(new)
         saving = (t.full & ~t.fresh_masks[op]).astype(np.uint8)[row]
-        return (new & ~below & saving != 0) | (new == least) | (new == t.full.astype(np.uint8)[row])
+        return np.asarray((new & ~below & saving != 0) | (new == least) | (new == t.full.astype(np.uint8)[row]))
 
     def fitting(self, hierarchy: Hierarchy, whole: Flags, first: int = 0) -> "Chains":
         """Without those that overfill a memory, from the first given one on, all of whose cuts are chosen."""

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.cost.engine_chains import Slot, held_sizes
-from offramp.cost.engine_hierarchy import Hierarchy
 from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_loops import Bytes
 from offramp.cost.engine_orders import Orders
@@ -41,12 +40,17 @@ def completed(orders: Orders, open_cuts: Collection[Slot], whole: Flags) -> tupl
     masks: Masks = [list(masks) for masks in orders.masks]
     for op, b in sorted(open_cuts):
         masks[op][b] = masks[op][b - 1] if b > 1 else np.zeros_like(masks[op][b])
-    orders = replace(orders, masks=_filled(orders, masks, (O, W, I), [_saving(orders, op) for op in (I, W, O)]), places={})
+    orders = replace(
+        orders, masks=_filled(orders, masks, (O, W, I), [_saving(orders, op) for op in (I, W, O)]), places={}
+    )
     fits = np.ones(orders.row.size, dtype=bool)
     for memory, spec in enumerate(orders.hierarchy.core.memories):
         held = orders.hierarchy.held_in(memory)
         if any((op, b) in open_cuts for op, level in held for b in (level, level + 1)):
-            parts = [_bits(orders, orders.masks, at, _above(orders, orders.masks, *at), double=spec.double_buffered) for at in held]
+            parts = [
+                _bits(orders, orders.masks, at, _above(orders, orders.masks, *at), double=spec.double_buffered)
+                for at in held
+            ]
             fits &= (sum(parts) <= spec.size_bits) | whole[orders.row, memory]
     return orders, fits
 
@@ -76,9 +80,7 @@ def _filled(orders: Orders, given: Masks, turn: tuple[int, ...], allowed: list[l
     return masks
 
 
-def _grown(
-    orders: Orders, masks: Masks, memory: int, held: tuple[int, int], allowed: list[Flags]
-) -> Bytes:
+def _grown(orders: Orders, masks: Masks, memory: int, held: tuple[int, int], allowed: list[Flags]) -> Bytes:
     """The longest prefix of the order that one level may keep beside what else is in the memory."""
     op, level = held
     hierarchy, now = orders.hierarchy, masks[op][level + 1]

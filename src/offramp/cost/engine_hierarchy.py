@@ -133,5 +133,7 @@ def shared_memories(hierarchy: Hierarchy) -> np.ndarray:
     for index, memory in enumerate(core.memories):
         above = {i for levels in hierarchy.levels if index in levels for i in levels if i > index}
         last = all(core.memories[i].off_chip for i in above)
-        kinds.append(LAST if memory.off_chip else OWN if not every <= set(memory.dimensions) else LAST if last else BETWEEN)
+        kinds.append(
+            LAST if memory.off_chip else OWN if not every <= set(memory.dimensions) else LAST if last else BETWEEN
+        )
     return np.array(kinds)

@@ -206,5 +206,7 @@ def _longest_first(bits: Floats, later: Floats, idle: Floats) -> Floats:
     order = np.argsort(-bits, axis=0, kind="stable")
     before = np.cumsum(np.take_along_axis(later, order, axis=0), axis=0)
     left = np.empty_like(later)
-    np.put_along_axis(left, order, np.maximum(0.0, idle - np.roll(before, 1, axis=0) * (np.arange(len(bits)) > 0)[:, None]), axis=0)
+    np.put_along_axis(
+        left, order, np.maximum(0.0, idle - np.roll(before, 1, axis=0) * (np.arange(len(bits)) > 0)[:, None]), axis=0
+    )
     return left

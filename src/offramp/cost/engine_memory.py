@@ -16,8 +16,9 @@ from offramp.cost.engine_in_memory import array_energy
 from offramp.cost.engine_layers import Floats, Rows, rows_of
 from offramp.cost.engine_loops import FACTORS
 from offramp.cost.engine_search import Priced, Search
+from offramp.cost.engine_spatial import widened
 from offramp.cost.engine_tables import O, Tables
-from offramp.cost.layer_form import form_of
+from offramp.cost.layer_form import Form, form_of
 from offramp.cost.model import VARIANTS, CoreCosts, infeasible
 from offramp.cost.variants import core_of_variant
 from offramp.ir.accelerator import Accelerator, Core, Operand
@@ -110,8 +111,20 @@ def hierarchy_costs(
     layers: Sequence[Layer], core: Core, chip: Accelerator, variants: Sequence[int] = range(VARIANTS)
 ) -> CoreCosts:
     """Price layers that the core supports in some variants; the others stay infinite."""
-    costs = infeasible(len(layers))
     forms = [form_of(layer) for layer in layers]
+    costs = _costs(forms, core, chip, variants)
+    groups: dict[Core, list[int]] = {}
+    for i, form in enumerate(forms):
+        groups.setdefault(widened(core, form), []).append(i)
+    for wide, chosen in groups.items():
+        if wide != core:
+            floor = _costs([forms[i] for i in chosen], wide, chip, variants).cycles
+            costs.cycles[:, chosen] = np.maximum(costs.cycles[:, chosen], np.where(np.isfinite(floor), floor, 0.0))
+    return costs
+
+
+def _costs(forms: Sequence[Form], core: Core, chip: Accelerator, variants: Sequence[int]) -> CoreCosts:
+    costs = infeasible(len(forms))
     rows = rows_of(forms, core)
     if not rows.factors:
         return costs
@@ -185,8 +198,8 @@ def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
     lengths = np.array([max(FACTORS, len(factors)) for factors in rows.factors])
     for length in np.unique(lengths).tolist():
         same = np.flatnonzero(lengths == length)
-        for start in range(0, same.size, CHUNK):
-            index = same[start : start + CHUNK]
+        for first in range(0, same.size, CHUNK):
+            index = same[first : first + CHUNK]
             yield Batch(index, Tables(rows.take(index), hierarchy, length))
 
 

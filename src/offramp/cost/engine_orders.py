@@ -86,9 +86,7 @@ def unordered(chains: Chains, hierarchy: Hierarchy) -> Orders:
     """Chains before an order is chosen: what the array's registers reuse is taken to be all that they could."""
     t, row = chains.tables, chains.row
     inner = [t.reuse_masks[op].astype(np.uint8)[row] if op != O else np.zeros(row.size, np.uint8) for op in (I, W, O)]
-    masks = [
-        [inner[op], *(chains.mask(op, b) for b in range(1, len(hierarchy.levels[op])))] for op in (I, W, O)
-    ]
+    masks = [[inner[op], *(chains.mask(op, b) for b in range(1, len(hierarchy.levels[op])))] for op in (I, W, O)]
     nothing = np.zeros((0, row.size), dtype=np.uint8)
     return Orders(t, hierarchy, row, masks, {}, row * t.masks.size, nothing)
 
@@ -99,7 +97,9 @@ def ordered(chains: Orders) -> Orders:
     repeated = chains.take(np.tile(np.arange(count), often))
     t, row = chains.tables, repeated.row
     prefix = _prefixes(_places(chains))
-    lowest = [_inner(prefix, t.reuse_masks[op].astype(np.uint8)[row]) if op != O else repeated.masks[O][0] for op in (I, W, O)]
+    lowest = [
+        _inner(prefix, t.reuse_masks[op].astype(np.uint8)[row]) if op != O else repeated.masks[O][0] for op in (I, W, O)
+    ]
     masks = [[lowest[op], *repeated.masks[op][1:]] for op in (I, W, O)]
     orders = with_runs(replace(repeated, masks=masks, prefix=prefix, places={}))
     return orders.take(_different([lowest[I], lowest[W], *orders.runs.values()], often))
@@ -140,8 +140,8 @@ def _places(chains: Orders) -> NDArray[np.uint8]:
         late = (ranks[inner] != 0) | (below & ~t.reuse_masks[inner].astype(np.uint8)[chains.row] != 0)
         wish = (ranks[first[0]] * np.uint8(3) + ranks[first[1]]) * np.uint8(3) + ranks[first[2]]
         keys[:, w] = ((piece * 2 + late) * 27 + wish) * 8 + bits
-    keys = keys.reshape(t.loops, -1)
-    return np.stack([(keys < key).sum(axis=0, dtype=np.uint8) for key in keys])
+    flat = keys.reshape(t.loops, -1)
+    return np.stack([(flat < key).sum(axis=0, dtype=np.uint8) for key in flat])
 
 
 def _classes(t: Tables, op: int) -> NDArray[np.uint8]:
@@ -174,7 +174,9 @@ def with_least_runs(orders: Orders) -> Orders:
         above = _above(orders, op, level)
         within = above & ~orders.masks[op][level] if level else above
         piece = above & ~np.stack([m * (m < above) for m in masks]).max(axis=0) & within
-        reuse, fresh = (every[op].astype(np.uint8)[orders.row] for every in (orders.tables.reuse_masks, orders.tables.fresh_masks))
+        reuse, fresh = (
+            every[op].astype(np.uint8)[orders.row] for every in (orders.tables.reuse_masks, orders.tables.fresh_masks)
+        )
         runs[op, level, True] = (piece & _ones(piece & ~reuse == 0)) | (within & _ones(within & ~reuse == 0))
         runs[op, level, False] = within & fresh
     return replace(orders, runs=runs, places={})

@@ -4,7 +4,7 @@ Chains of sets of all rows lie in one flat axis. Only those whose lower bound do
 the layer is known to take are put in order and priced. The least latency wins, of equals the least energy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,13 @@ from offramp.cost.engine_latency import Flags, Latency
 from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_loops import Bytes
 from offramp.cost.engine_orders import Orders, joined, ordered, unordered, with_least_runs
-from offramp.cost.engine_tables import I, Masks, O, Tables, W
+from offramp.cost.engine_tables import I, Masks, O, W
 
 MANY = 1500
 """Chains that a rough bound thins out before they are looked at more closely."""
 
 FEW = 250
 """Chains that are all put in order at once."""
-
-KEPT = 24
-"""Chains of a layer that are looked at for their energy once its cycles are known."""
 
 SLACK = 1.0 + 1e-9
 """A bound may exceed what it bounds by this factor: sums of fractions of cycles are rounded."""
@@ -77,7 +74,13 @@ class Search:
     """The mappings of a batch of rows under one hierarchy; `whole` (rows, memories) says which take everything."""
 
     def __init__(
-        self, hierarchy: Hierarchy, passes: float, base: Chains, own: Sequence[Slot], shared: Sequence[Slot], whole: Flags
+        self,
+        hierarchy: Hierarchy,
+        passes: float,
+        base: Chains,
+        own: Sequence[Slot],
+        shared: Sequence[Slot],
+        whole: Flags,
     ) -> None:
         """Search chains that extend those of `base` by cuts of single parts of the array and of shared memories."""
         self.tables, self.hierarchy, self.passes, self.whole = base.tables, hierarchy, passes, whole
@@ -101,23 +104,21 @@ class Search:
             full[rows] = values
             return full
 
-        def chosen(pick: Callable[[int], NDArray[Any]]) -> Floats:
-            found = np.zeros(best.size)
-            for number in range(len(choices)):
-                found = np.where(turn[best] == number, pick(number)[best], found)
-            return spread(found, 0.0)
+        def taken(values: Sequence[NDArray[Any]]) -> Floats:
+            return spread(np.choose(turn[best], [value[best] for value in values]), 0.0)
 
+        shape = [(op, range(len(levels))) for op, levels in enumerate(self.hierarchy.levels)]
         return Priced(
             cycles=spread(cycles[best], np.inf),
             memory_pj=spread(energy[best], np.inf),
             crossing_pj=[
-                [tuple(chosen(lambda n: choices[n][1][op][b][side]) for side in (0, 1)) for b in range(len(levels))]
-                for op, levels in enumerate(self.hierarchy.levels)
+                [
+                    (taken([p[op][b][0] for _, p in choices]), taken([p[op][b][1] for _, p in choices]))
+                    for b in boundaries
+                ]
+                for op, boundaries in shape
             ],
-            masks=[
-                [chosen(lambda n: filled[n][op][b]).astype(np.intp) for b in range(len(levels))]
-                for op, levels in enumerate(self.hierarchy.levels)
-            ],
+            masks=[[taken([m[op][b] for m in filled]).astype(np.intp) for b in boundaries] for op, boundaries in shape],
         )
 
     def _spent(self, orders: Orders, masks: list[list[Bytes]]) -> tuple[Floats, Crossings]:
@@ -160,7 +161,6 @@ class Search:
         take (rows,); the chain of the least bound of every layer is completed to learn it.
 
         Without open cuts the bound is the time that a chain takes in the best order that any of its levels could wish.
-        Chains that cannot be faster than what is known are of interest for their energy alone, and few are kept.
         """
         loose = unordered(chains, self.hierarchy)
         if open_cuts is None:
@@ -171,15 +171,9 @@ class Search:
             reached = np.minimum(reached, self._reached(loose, bound, open_cuts, found))
         price = _price(reached, floor, credit) * SLACK
         chosen = np.flatnonzero(bound <= price[chains.row])
-        row = chains.row[chosen]
-        settled = (bound[chosen] * SLACK >= reached[row]) | ((reached <= floor)[row] & np.isinf(credit))
-        if settled.any():
-            chosen = np.concatenate([chosen[~settled], self._thrifty(loose, chosen[settled])])
-        return chains.take(np.sort(chosen)), reached
+        return chains.take(chosen), reached
 
-    def _reached(
-        self, loose: Orders, bound: Floats, open_cuts: Sequence[Slot] | None, found: list[Orders]
-    ) -> Floats:
+    def _reached(self, loose: Orders, bound: Floats, open_cuts: Sequence[Slot] | None, found: list[Orders]) -> Floats:
         """(rows,) cycles that the chain of the least bound of every layer takes, completed; its orders are `found`."""
         seeds = ordered(loose.take(_first_least(bound, self.layer[loose.row])[1]))
         if open_cuts:
@@ -189,15 +183,6 @@ class Search:
         least = self._least_of_layers(cycles, seeds.row)
         found.append(seeds.take(np.flatnonzero(cycles == least[seeds.row])))
         return least
-
-    def _thrifty(self, orders: Orders, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Those of some chains that need the least energy, the `KEPT` best of every layer."""
-        energy, _ = self._spent(orders.take(chosen), [[m[chosen] for m in masks] for masks in orders.masks])
-        layer = self.layer[orders.row[chosen]]
-        best = np.lexsort((energy, layer))
-        starts = np.flatnonzero(np.diff(layer[best], prepend=-1))
-        rank = np.arange(best.size) - np.repeat(starts, np.diff(starts, append=best.size))
-        return chosen[best[rank < KEPT]]
 
     def _least_of_layers(self, cycles: Floats, row: NDArray[np.intp]) -> Floats:
         """(rows,) the least cycles that any order of the row's layer takes."""
@@ -235,14 +220,20 @@ def _bound(orders: Orders, passes: float, open_cuts: Sequence[Slot]) -> Floats:
                 waits[op, b] = np.maximum(waits[op, b], wait) if (op, b) in waits else wait
     stall = np.maximum(traffic - total * np.ceil(passes), late)
     drain = t.drain(hierarchy.core)[orders.row]
-    load = [sum((wait for (op, _), wait in waits.items() if op == own), start=np.zeros(total.size)) for own in (I, W, O)]
+    load = [
+        sum((wait for (op, _), wait in waits.items() if op == own), start=np.zeros(total.size)) for own in (I, W, O)
+    ]
     return np.asarray(total * passes + stall + drain + np.maximum(load[I], load[W]) + load[O])
 
 
 def _least_held(orders: Orders, op: int) -> Floats:
     """(orders,) bits of an innermost tile that keeps nothing."""
     t = orders.tables
-    tile = t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, 2:].min(axis=1) if op == O else t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, op]
+    tile = (
+        t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, 2:].min(axis=1)
+        if op == O
+        else t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, op]
+    )
     return np.asarray(tile[orders.row])
 
 

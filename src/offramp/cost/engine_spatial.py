@@ -9,7 +9,7 @@ is. This file knows sizes and register widths, no costs.
 import math
 from bisect import insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
@@ -118,6 +118,32 @@ class _Bare:
                 shared = len(served) == len(self.array.dimensions)
                 place, units = _PLACE[operand], math.prod(lengths)
                 yield _Entry(place, width, memory.size_bits, served, max(lengths), units, shared)
+
+
+def widened(core: Core, form: Form) -> Core:
+    """The core with the innermost memories of the whole array as wide and large as it could use for a layer's bits.
+
+    What costs more cycles there costs as many on the core itself: so a wider memory never costs more, though it is
+    tried with unrollings of its own alone.
+    """
+    assert core.array is not None
+    bits, dims = (form.input_bits, form.weight_bits, form.partial_bits), [n for _, n in core.array.dimensions]
+    names, inner = {d for d, _ in core.array.dimensions}, tuple(inner_memories(core.memories))
+    memories = tuple(
+        _enlarged(m, bits, max(dims), math.prod(dims)) if m in inner and names <= set(m.dimensions) else m
+        for m in core.memories
+    )
+    return core if memories == core.memories else replace(core, memories=memories)
+
+
+def _enlarged(memory: Memory, bits: tuple[int, int, int], longest: int, units: int) -> Memory:
+    size = max(memory.size_bits, units * max(bits[_PLACE[o]] for o in memory.operands))
+    served = {(o, Move.FROM_LOW if o is Operand.O else Move.TO_LOW): longest * bits[_PLACE[o]] for o in memory.operands}
+    ports = tuple(
+        replace(p, bits_per_cycle=max(p.bits_per_cycle, *(served.get(duty, 0) for duty in p.serves)))
+        for p in memory.ports
+    )
+    return replace(memory, size_bits=size, ports=ports)
 
 
 def inner_memories(memories: tuple[Memory, ...]) -> Iterator[Memory]:

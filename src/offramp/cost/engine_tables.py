@@ -246,7 +246,7 @@ class Tables:
     def port(
         self, op: int, b: int, uses: tuple[tuple[bool, bool], ...], width: int, passes: float
     ) -> tuple[Floats, Floats]:
-        """(rows, masks) cycles that some duties (upper side, partial sums) of a port lack, and take, but for the first."""
+        """(rows, masks) cycles that duties (upper side, partial sums) of a port lack, and take, the first left out."""
         late, taken = np.zeros((self.count, 1)), np.zeros((self.count, 1))
         period = np.ceil(self.cycles * passes)
         for upper, partial in uses:
