@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layer_zoo import add, conv, dense, held_out, mobilenetv2, pool, resnet8, unique_layers
-from offramp.cost import engine_layers, engine_search
+from offramp.cost import engine_memory, engine_search
 from offramp.cost.analytic import analog_cycles, digital_cycles
 from offramp.cost.engine import FastCostModel
 from offramp.cost.engine_loops import kept_masks, loop_factors, pattern_of, subset_products
@@ -244,12 +244,13 @@ def test_a_layer_costs_the_same_alone_and_among_many(name: str) -> None:
 def test_short_cuts_of_the_search_change_no_price(layer: Layer, name: str) -> None:
     zoo = [layer, replace(layer, K=layer.K + 1) if layer.has_weights else layer]
     quick = FastCostModel(remember=False).layer_costs(zoo, CHIPS[name])
-    every_loop_differs = dict.fromkeys(engine_layers.ALIKE, (tuple(range(8)), tuple(range(8))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_search, "FEW", 10**9)
-        patch.setattr(engine_layers, "ALIKE", every_loop_differs)
+        patch.setattr(engine_search, "MANY", 40_000)
         slow = FastCostModel(remember=False).layer_costs(zoo, CHIPS[name])
         patch.setattr(engine_search, "FEW", 0)
+        patch.setattr(engine_search, "MANY", 0)
+        patch.setattr(engine_memory, "MANY", 0)
         bounded = FastCostModel(remember=False).layer_costs(zoo, CHIPS[name])
     for fast in (quick, bounded):
         np.testing.assert_array_equal(fast.cycles, slow.cycles)

@@ -26,8 +26,8 @@ MANY = 1500
 FEW = 250
 """Chains that are all put in order at once."""
 
-SLACK = 1.0 + 1e-9
-"""A bound may exceed what it bounds by this factor: sums of fractions of cycles are rounded."""
+EQUAL = 1.0 + 5e-4
+"""Mappings within this factor of the least cycles count as equally fast: a hair of time never buys energy."""
 
 
 Crossings = list[list[tuple[Floats, Floats]]]
@@ -131,7 +131,7 @@ class Search:
         return total, parts
 
     def _fastest(self, floor: Floats, credit: float) -> tuple[Orders, Floats]:
-        """Orders no slower than their layer's price, row by row, and that price."""
+        """Orders as fast as their layer's price, row by row, and that price."""
         chains, reached = self.base, np.full(self.tables.count, np.inf)
         found: list[Orders] = []
         for number, cut in enumerate((None, *self.cuts)):
@@ -144,7 +144,7 @@ class Search:
         orders = joined([*found, ordered(unordered(chains, self.hierarchy))])
         cycles = Latency(orders, self.passes).cycles
         price = _price(self._least_of_layers(cycles, orders.row), floor, credit)
-        fast = np.flatnonzero(cycles <= price[orders.row])
+        fast = np.flatnonzero(cycles <= (price * EQUAL)[orders.row])
         orders = orders.take(fast[np.argsort(orders.row[fast], kind="stable")])
         return orders, price[orders.row]
 
@@ -169,7 +169,7 @@ class Search:
             bound = _bound(loose, self.passes, open_cuts)
         if open_cuts is None or len(open_cuts) == len(self.cuts):
             reached = np.minimum(reached, self._reached(loose, bound, open_cuts, found))
-        price = _price(reached, floor, credit) * SLACK
+        price = _price(reached, floor, credit) * EQUAL
         chosen = np.flatnonzero(bound <= price[chains.row])
         return chains.take(chosen), reached
 
