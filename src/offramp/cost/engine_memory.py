@@ -35,15 +35,16 @@ MANY = 4000
 """Chains that are listed once for all variants; further cuts join under a bound, variant by variant."""
 
 CREDIT = 0.125
-"""..."""
+"""How much less a layer may cost, where memories between the array and the last ones hold parts, than where they hold
+all; beyond that the credit for an early start is given however much they hold."""
 
 
 class Batch:
     """Rows searched together, for all variants of a core; `whole` (rows, memories): which take everything of a row.
 
-    A layer is first priced as if its last memories before the outer one took everything. That is what it costs where
-    they do, and what it costs at least where they do not: a memory that holds a part is not credited with an earlier
-    start than one that holds all, for then more memory could cost cycles.
+    A layer is first priced as if all memories of the whole array took everything. That is what it costs where they do,
+    and what it costs at least where they do not (see `CREDIT`): a memory that holds a part is not credited with an
+    earlier start than one that holds all, for then more memory could cost cycles.
     """
 
     def __init__(self, index: NDArray[np.intp], tables: Tables) -> None:
@@ -119,7 +120,10 @@ def hierarchy_costs(
     for wide, chosen in groups.items():
         if wide != core:
             floor = _costs([forms[i] for i in chosen], wide, chip, variants).cycles
-            costs.cycles[:, chosen] = np.maximum(costs.cycles[:, chosen], np.where(np.isfinite(floor), floor, 0.0))
+            own = costs.cycles[:, chosen]
+            least = np.maximum(own, np.where(np.isfinite(own), floor, own))
+            costs.utilization[:, chosen] *= np.divide(own, least, out=np.ones_like(own), where=np.isfinite(own))
+            costs.cycles[:, chosen] = least
     return costs
 
 
@@ -194,12 +198,15 @@ def _passes(core: Core, clock_mhz: float) -> float:
 
 
 def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
-    """Rows of as many factors, in chunks."""
+    """Rows of as many factors, in chunks that never part the rows of a layer."""
     lengths = np.array([max(FACTORS, len(factors)) for factors in rows.factors])
     for length in np.unique(lengths).tolist():
         same = np.flatnonzero(lengths == length)
-        for first in range(0, same.size, CHUNK):
-            index = same[first : first + CHUNK]
+        starts = np.flatnonzero(np.diff(rows.layer[same], prepend=-1))
+        chunk = starts // CHUNK
+        firsts = starts[np.flatnonzero(np.diff(chunk, prepend=-1))].tolist()
+        for first, last in zip(firsts, [*firsts[1:], same.size], strict=True):
+            index = same[first:last]
             yield Batch(index, Tables(rows.take(index), hierarchy, length))
 
 
