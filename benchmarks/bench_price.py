@@ -129,7 +129,7 @@ def growth() -> str:
     start = time.process_time()
     known.layer_costs(many, chip)
     again = time.process_time() - start
-    return f"Growth (tpu-like, four variants, all layers different): {grown}; the same 1000 asked again: {again * 1e3:.0f} ms."
+    return f"Growth (tpu-like, four variants, layers all differ): {grown}; the same 1000 again: {again * 1e3:.0f} ms."
 
 
 def analog(layer: Layer) -> Layer:

@@ -124,6 +124,7 @@ OWN, BETWEEN, LAST = range(3)
 """Kinds of memories: of parts of the array; of the whole array; and of those the last, or off chip."""
 
 
+@lru_cache(maxsize=256)
 def shared_memories(hierarchy: Hierarchy) -> np.ndarray:
     """(memories,) kind of every memory."""
     core = hierarchy.core

@@ -75,14 +75,12 @@ class Batch:
         if not short.any():
             return best
         rows = np.flatnonzero(np.isin(self.tables.rows.layer, self.tables.rows.layer[short]))
-        few = Tables(self.tables.rows.take(rows), self.tables.hierarchy, self.tables.loops)
-        place = np.full(self.tables.count, -1)
-        place[rows] = np.arange(rows.size)
-        mine = base.take(np.flatnonzero(place[base.row] >= 0))
-        full = whole[rows] & (kinds == LAST)
-        mine = Chains(few, place[mine.row], mine.chosen).fitting(hierarchy, full)
-        tight = Search(hierarchy, passes, mine, own, between + self._cuts(hierarchy, LAST), full)
-        return best.replaced(rows, tight.run(self._of_layers(best)[rows], np.inf))
+        tight = np.zeros(self.tables.count, dtype=bool)
+        tight[rows] = True
+        full = whole & (kinds == LAST)
+        mine = base.take(np.flatnonzero(tight[base.row])).fitting(hierarchy, full)
+        search = Search(hierarchy, passes, mine, own, between + self._cuts(hierarchy, LAST), full)
+        return best.replaced(rows, search.run(self._of_layers(best), np.inf))
 
     def _cuts(self, hierarchy: Hierarchy, kind: int) -> list[Slot]:
         kinds = shared_memories(hierarchy)
@@ -114,11 +112,12 @@ def hierarchy_costs(
     """Price layers that the core supports in some variants; the others stay infinite."""
     forms = [form_of(layer) for layer in layers]
     costs = _costs(forms, core, chip, variants)
-    groups: dict[Core, list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i, form in enumerate(forms):
-        groups.setdefault(widened(core, form), []).append(i)
-    for wide, chosen in groups.items():
-        if wide != core:
+        groups.setdefault((form.input_bits, form.weight_bits, form.partial_bits), []).append(i)
+    for chosen in groups.values():
+        wide = widened(core, forms[chosen[0]])
+        if wide is not core:
             floor = _costs([forms[i] for i in chosen], wide, chip, variants).cycles
             own = costs.cycles[:, chosen]
             least = np.maximum(own, np.where(np.isfinite(own), floor, own))

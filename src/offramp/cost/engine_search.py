@@ -50,11 +50,11 @@ class Priced:
     masks: list[list[Masks]]
 
     def replaced(self, rows: NDArray[np.intp], other: "Priced") -> "Priced":
-        """The same with other prices for some rows."""
+        """The same with the other's prices for some rows."""
 
         def put(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
             values = old.copy()
-            values[rows] = new
+            values[rows] = new[rows]
             return values
 
         return Priced(
