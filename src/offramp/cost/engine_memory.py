@@ -79,7 +79,13 @@ class Batch:
         tight[rows] = True
         full = whole & (kinds == LAST)
         mine = base.take(np.flatnonzero(tight[base.row])).fitting(hierarchy, full)
-        search = Search(hierarchy, passes, mine, own, between + self._cuts(hierarchy, LAST), full)
+        fixed = full[rows].all(axis=0) & (kinds == LAST)
+        cuts = [
+            (op, b)
+            for op, b in between + self._cuts(hierarchy, LAST)
+            if not fixed[list(hierarchy.levels[op][b - 1 :])].all()
+        ]
+        search = Search(hierarchy, passes, mine, own, cuts, full)
         return best.replaced(rows, search.run(self._of_layers(best), np.inf))
 
     def _cuts(self, hierarchy: Hierarchy, kind: int) -> list[Slot]:
