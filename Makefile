@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint clean bench-cifar bench-training bench-price bench-deploy
+.PHONY: setup demo test fuzz lint clean bench-cifar bench-training bench-price bench-deploy
 
 setup: $(STAMP)
 
@@ -23,6 +23,11 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# New random cases: 10,000 for every reader; `make fuzz CASES=hypothesis` draws for every other property too (hours).
+CASES ?= reader
+fuzz: setup
+	$(BIN)/pytest -n 2 --dist worksteal --hypothesis-profile fuzz --timeout 0 -m $(CASES)
 
 # Long measurements; each prints the table that docs/ and LOG.md quote.
 bench-cifar: setup

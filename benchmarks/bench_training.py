@@ -20,11 +20,11 @@ from offramp.nn.fold import fold_batchnorm
 from offramp.nn.network import EarlyExitNetwork, build
 from offramp.nn.quantize import calibrate, prepare
 
-VARIANTS = ("float", "quantized", "quantized_folded", "analog")
+VARIANTS = ("float", "float_bfloat16", "quantized", "quantized_folded", "analog")
 
 
 def make(variant: str, network: EarlyExitNetwork, samples: torch.Tensor) -> torch.nn.Module:
-    if variant == "float":
+    if variant.startswith("float"):
         return network
     inner = [n.name for n in network.nodes if n.op == "conv" and n.name.startswith("block")][1:]
     analog = dict.fromkeys(inner, AnalogSettings(read_noise=0.5)) if variant == "analog" else {}
@@ -51,7 +51,7 @@ def main() -> None:
     best = dict.fromkeys(VARIANTS, 0.0)
     for turn in range(given.rounds):
         for variant, network in networks.items():
-            config = TrainConfig(learning_rate=1e-3)
+            config = TrainConfig(learning_rate=1e-3, bfloat16=variant == "float_bfloat16")
             history = fit(network, part, epochs=1, seed=turn, config=config, augmentation=data.augmentation)
             record = history.epochs[0]
             best[variant] = max(best[variant], record.images / record.seconds)

@@ -11,8 +11,8 @@ SOURCE = ROOT / "src" / "offramp"
 FILES = sorted(p for p in SOURCE.rglob("*.py"))
 LEVEL = {
     "errors": 0, "ir": 1, "accelerators": 1, "formats": 2, "data": 2, "exits": 2,
-    "cost": 3, "nn": 3, "learn": 3, "search": 3, "evaluate": 4, "deploy": 5, "report": 5, "fleet": 5,
-    "config": 6, "designer": 6, "api": 7, "cli": 8, "__init__": 9, "__main__": 9,
+    "cost": 3, "nn": 3, "learn": 3, "search": 3, "zoo": 3, "evaluate": 4, "deploy": 5, "report": 5, "fleet": 5,
+    "config": 6, "contracts": 6, "designer": 6, "api": 7, "cli": 8, "__init__": 9, "__main__": 9,
 }  # fmt: skip
 SAME_LEVEL = {("learn", "nn"), ("designer", "config")}
 NEVER = {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from offramp.cli.main import main
+from offramp.cli.price import _cost_model
 from onnx_cases import CONV, WHOLE, model, node
 
 LAYER_KEYS = {"name", "op", "core", "macs", "latency_cycles", "energy_pj", "energy_parts", "utilization"}
@@ -101,6 +102,19 @@ def test_an_onnx_file_is_priced_without_torch(tmp_path: Path) -> None:
     assert set(json.loads(done.stdout)) == PLAIN_KEYS
 
 
+def test_peaks_are_listed_by_the_core_that_they_belong_to(price: Run) -> None:
+    code, out, _ = price("resnet8", "--accelerator", "edge-tpu-quad")
+    assert code == 0
+    lines = [line.split() for line in out[out.index("peak bytes") :].splitlines()[1:]]
+    assert [words[0] for words in lines[:4]] == ["core0", "core1", "core2", "core3"]
+    assert max(len(line) for line in out[out.index("peak bytes") :].splitlines()) <= 120
+
+
+def test_layer_by_layer_asks_the_slow_reference_for_no_more_than_it_needs() -> None:
+    assert _cost_model("zigzag", "layer-by-layer").variants == (0,)  # type: ignore[attr-defined]
+    assert _cost_model("zigzag", "best").variants == (0, 1, 2, 3)  # type: ignore[attr-defined]
+
+
 RESNET = ("resnet8", "--accelerator", "diana")
 FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "model": (("nope", "--accelerator", "diana"), "unknown model 'nope'; wanted one of dscnn, mobilenetv1"),
@@ -117,6 +131,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "objective": ((*RESNET, "--objective", "magic"), "unknown objective 'magic'"),
     "shape": ((*RESNET, "--input-shape", "3,0,8"), "--input-shape: 3,0,8; wanted C,H,W"),
     "bits": ((*RESNET, "--weight-bits", "0"), "--weight-bits: 0; wanted 1 to 32 bits"),
+    "no tflite": (("none.tflite", "--accelerator", "diana"), "none.tflite: cannot be read (No such file"),
     "no file": (("none.onnx", "--accelerator", "diana"), "none.onnx: no such file"),
     "folder": ((".", "--accelerator", "diana"), "no manifest.json; wanted a bundle folder"),
     "gantt": ((*RESNET, "--gantt", "/nowhere/at/all.html"), "--gantt: /nowhere/at/all.html: No such file"),

@@ -58,7 +58,7 @@ def test_people_read_a_table(folder: Path) -> None:
         (("nowhere", "--data", "digits"), "manifest.json"),
         (("BUNDLE", "--data", "nothing"), "nothing"),
         (("BUNDLE", "--data", "digits", "--split", "all"), "--split"),
-        (("BUNDLE", "--data", "digits", "--point", "slow"), "operating point 'slow'"),
+        (("BUNDLE", "--data", "digits", "--point", "slow"), "unknown operating point 'slow'; wanted one of default"),
     ],
 )
 def test_faults_are_one_line_and_exit_code_2(folder: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from offramp.cost.mapper import OBJECTIVES, map_network
@@ -174,6 +174,7 @@ LIMIT = 1 + 1e-9
 
 
 @given(workloads, chips, seeds, objectives)
+@example(network(2, (), False), chip(2, 1100, False, False), 34, "edp")
 @settings(max_examples=60, deadline=None)
 def test_never_worse_than_layer_by_layer_or_any_single_core(
     workload: Workload, accelerator: Accelerator, seed: int, objective: str

@@ -89,3 +89,16 @@ def test_a_tensor_with_two_readers_is_not_streamed() -> None:
     fusion = find_fusion(Workload("skip", (Stage(backbone=layers),)), small_chip(64), FastCostModel())
     assert fusion is not None
     assert sorted(fusion.layers) == [3, 4]
+
+
+@pytest.mark.parametrize("execution", ["best", "layer-by-layer"])
+def test_an_output_in_the_middle_of_the_backbone_is_mapped(execution: str) -> None:
+    """An ONNX file with two classifiers is one stage: nobody reads the first of them."""
+    head = Layer(name="head", op=Op.DENSE, K=10, C=3 * SIDE * SIDE, inputs=(INPUT,))
+    layers = (conv("a", INPUT, 3, 64), head, conv("b", "a", 64, 64))
+    cost = map_network(
+        Workload("two", (Stage(backbone=layers),)), small_chip(64), cost_model=FastCostModel(), execution=execution
+    )
+    assert [x.name for x in cost.layers] == ["a", "head", "b"]
+    assert cost.latency_cycles >= max(x.end for x in cost.layers)
+    assert cost.energy_pj == pytest.approx(sum(x.energy_pj for x in cost.layers))

@@ -115,6 +115,7 @@ def test_folders_that_are_not_clear(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
+@pytest.mark.reader
 @settings(max_examples=60, deadline=None)
 @given(cut=st.floats(0.0, 0.999), flip=st.integers(0, 10**9))
 def test_a_truncated_or_flipped_file_is_an_error_or_still_right(
@@ -202,6 +203,7 @@ def test_objects_inside_an_array_are_refused(tmp_path: Path) -> None:
         read_cifar10(tmp_path, 0)
 
 
+@pytest.mark.reader
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_as_a_batch_are_an_error(content: bytes) -> None:

@@ -48,7 +48,7 @@ def put(folder: Path, name: str, content: bytes) -> None:
     "network", [dscnn(), resnet8(bits=(2, 2, 4), analog=(288, 7, 6), shape=(3, 8, 8)), random_network(4)]
 )
 def test_what_goes_in_comes_out(network: Any, tmp_path: Path) -> None:
-    early = len(network.stages) - 1
+    early, cost = len(network.stages) - 1, PartCost(latency_ms=1, energy_uj=2)
     path = write_bundle(
         tmp_path / "runs" / "b",
         network,
@@ -57,7 +57,7 @@ def test_what_goes_in_comes_out(network: Any, tmp_path: Path) -> None:
         operating_points={"fast": OperatingPoint(thresholds=(0.1,) * early, split="val", accuracy=0.5)},
         architecture=Architecture(backbone="resnet8"),
         mapping=CoreMapping(assignments=(Assignment("conv1", "digital"),), exit_modes=(ExitMode.WAIT,)),
-        predicted=Predicted(accelerator="diana", stages=(PartCost(latency_ms=1, energy_uj=2),), branches=()),
+        predicted=Predicted(accelerator="diana", stages=(cost,) * (early + 1), branches=(cost,) * (early + 1)),
         metrics={"test": {"accuracy": 0.9}},
         seed=7,
         versions={"torch": "2.13"},

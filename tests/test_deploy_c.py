@@ -1,6 +1,8 @@
 """The generated C equals the integer reference bit for bit, under sanitizers, for every operator and policy."""
 
 import shutil
+import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy_networks import dscnn, inputs_for, random_network, resnet8
+from offramp.deploy import c as kernels
 from offramp.deploy.c.arena import lives, plan_arena
-from offramp.deploy.c.build import SANITIZED, build_host, run_host, time_host
+from offramp.deploy.c.build import SANITIZED, STRICT, build_host, run_host, time_host
 from offramp.deploy.c.decide import FRACTION, POWER, is_sure, log2_of, make_rules, power_of_two, walk
 from offramp.deploy.c.generate import generate_c, write_c
 from offramp.deploy.c.packing import pack_rows
@@ -70,6 +73,38 @@ def test_anything_the_contract_allows(seed: int, tmp_path: Path) -> None:
 def test_depthwise_network_and_analog_blocks(tmp_path: Path) -> None:
     same_bits(dscnn(), tmp_path / "dscnn")
     same_bits(resnet8(shape=(3, 8, 8), bits=(2, 2, 2), analog=(288, 7, 6)), tmp_path / "analog", flags=QUICK)
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed: apt-get install clang")
+def test_another_compiler_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "clang")
+    same_bits(dscnn(), tmp_path / "dscnn", policy="entropy", flags=("-O3",))
+    same_bits(resnet8(shape=(3, 8, 8), bits=(2, 4, 2), analog=(288, 7, 6)), tmp_path / "analog", flags=QUICK)
+
+
+@needs_gcc
+def test_every_shift_rounds_ties_to_even(tmp_path: Path) -> None:
+    """`offramp_round` against Python's own integers, at ties, next to them and at the ends of its range."""
+    rng, cases = np.random.default_rng(0), []
+    for shift in range(1, 62):
+        halves = [(2 * k + 1) << (shift - 1) for k in (-3, -2, -1, 0, 1, 2)]
+        near = [h + d for h in halves for d in (-1, 0, 1)]
+        wide = [int(v) for v in rng.integers(-(2**62) + 1, 2**62, 20)]
+        cases += [(v, shift) for v in (*near, *wide, 0, 2**62 - 1, -(2**62) + 1) if abs(v) < 2**62]
+    rows = ",\n".join(f"{{INT64_C({v}), {s}}}" for v, s in cases)
+    files = {"kernels.h": Path(kernels.__file__).with_name("kernels.h").read_text()}
+    files["main.c"] = (
+        '#include <stdio.h>\n#include "kernels.h"\n'
+        f"static const struct {{ int64_t product; int shift; }} cases[] = {{{rows}}};\n"
+        "int main(void) {\n    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++)\n"
+        '        printf("%d\\n", (int)offramp_round(cases[i].product, cases[i].shift, -2147483647, 2147483647));\n}\n'
+    )
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    subprocess.run(["gcc", *STRICT, *SANITIZED, "-o", "round", "main.c"], cwd=tmp_path, check=True)
+    found = subprocess.run(["./round"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()
+    exact = [round(Fraction(v, 1 << s)) for v, s in cases]
+    assert [int(f) for f in found] == [max(-(2**31) + 1, min(2**31 - 1, e)) for e in exact]
 
 
 @needs_gcc

@@ -20,11 +20,13 @@ from offramp.deploy.c.decide import make_rules, walk
 from offramp.deploy.c.generate import write_c
 from offramp.deploy.measure import measure, to_data
 from offramp.deploy.plan import make_plan
-from offramp.deploy.profile import layer_network, profile_layers, signature, unique_layers, write_table
+from offramp.deploy.profile import layer_model, layer_network, profile_layers, signature, unique_layers, write_table
 from offramp.deploy.reference import evaluate, quantize
+from offramp.deploy.runtime import make_session
 from offramp.errors import UserError
 from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.formats.quantized_workload import quantized_workload
+from offramp.ir.workload import Op
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed: apt-get install gcc")
 needs_cortex = pytest.mark.skipif(
@@ -109,6 +111,22 @@ def test_a_layer_alone_has_the_layer_s_signature(seed: int) -> None:
         assert signature(alone.layers[0])[:-1] == signature(layer)[:-1]
 
 
+@pytest.mark.parametrize("index", [0, -1])
+def test_a_layer_that_begins_a_network_converts_its_input(index: int) -> None:
+    """The same bytes from real numbers as from the integers that they stand for."""
+    layer = unique_layers(quantized_workload(resnet8(shape=(3, 8, 8), widths=(4, 4, 8))).layers)[index]
+    plan = make_plan(layer_network(layer))
+    integers = np.random.default_rng(0).integers(0, 256, (1, *plan.input.shape))
+    assert plan.input.quantizer is not None
+    real = (integers * plan.input.quantizer.scale).astype(np.float32)
+    last = integers.astype(np.uint8) if layer.op is Op.DENSE else integers.astype(np.uint8).transpose(0, 2, 3, 1)
+    results = []
+    for begins, x in ((True, real), (False, np.ascontiguousarray(last))):
+        session = make_session(layer_model(plan, begins=begins).SerializeToString())
+        results.append(session.run(None, {session.get_inputs()[0].name: x})[0])
+    np.testing.assert_array_equal(*results)
+
+
 def test_a_profile_prices_a_network_on_this_machine(tmp_path: Path) -> None:
     from offramp.cost.engine import FastCostModel
     from offramp.cost.mapper import map_network
@@ -116,7 +134,7 @@ def test_a_profile_prices_a_network_on_this_machine(tmp_path: Path) -> None:
     workload = quantized_workload(resnet8(shape=(3, 8, 8), widths=(4, 4, 8)))
     layers = unique_layers(workload.layers)
     assert len(layers) < len(workload.layers)
-    rows = profile_layers(layers, "host", ends=[s.branch[-1] for s in workload.stages], rounds=10)
+    rows = profile_layers(layers, "host", networks=[workload], rounds=10)
     write_table(tmp_path / "table.yaml", rows, "host")
     machine = load_accelerator(f"table:{tmp_path / 'table.yaml'}")
     cost: NetworkCost = map_network(workload, machine, cost_model=FastCostModel())

@@ -1,19 +1,22 @@
 """The runtime stops at the exit: stage executions, compaction, streaming, thresholds that change, every policy."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy_networks import inputs_for, random_network, resnet8
-from offramp.deploy.bundle import OperatingPoint, write_bundle
+from offramp.deploy.bundle import OperatingPoint, open_bundle, write_bundle
 from offramp.deploy.reference import Arithmetic, evaluate, quantize
 from offramp.deploy.runtime import Runner
-from offramp.errors import DataError, UserError
+from offramp.errors import DataError, FormatError, UserError
 from offramp.exits.policy import POLICIES, confidence, decide, walk
-from offramp.exits.single import SingleSample
+from offramp.exits.single import make_rules
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +83,10 @@ def test_one_sample_in_python_floats_decides_as_the_policy_does(
     logits: list[float], temperature: float, policy: str
 ) -> None:
     sure = float(confidence(policy, logits, temperature))
-    for threshold in (sure + 1e-9, sure - 1e-9):
-        single = SingleSample(policy)
-        decision = decide(policy, logits, threshold, temperature=temperature)
-        assert single.leaves(logits, threshold, temperature) == bool(decision.leave)
-        assert single.prediction == int(decision.prediction)
+    for threshold in (sure + 1e-9, sure - 1e-9, 0.5, 1.0, 0.0, -1.0, 1.5):
+        (leaves,) = make_rules(policy, [threshold], [temperature])
+        if abs(threshold - sure) > 1e-12:
+            assert leaves(logits) == bool(decide(policy, logits, threshold, temperature=temperature).leave)
 
 
 @settings(max_examples=8, deadline=None)
@@ -106,6 +108,8 @@ def test_bad_input_runs_nothing(folder: Path) -> None:
         "shape": good[:, :2],
         "type uint8": np.zeros(good.shape, np.uint8),
         "type object": np.empty(good.shape, object),
+        "type int64": good.astype(np.int64),
+        "type complex64": good.astype(np.complex64),
         "not finite": np.where(np.arange(good.size).reshape(good.shape) == 7, np.nan, good),
     }
     for message, x in bad.items():
@@ -119,11 +123,94 @@ def test_bad_input_runs_nothing(folder: Path) -> None:
         runner.thresholds = (0.5,)
     with pytest.raises(UserError, match="thresholds"):
         runner.thresholds = (0.5, float("nan"))
+    with pytest.raises(UserError, match=r"thresholds \('a', 'b'\)"):
+        runner.thresholds = ("a", "b")  # type: ignore[assignment]
     with pytest.raises(UserError, match="operating point 'none'"):
         runner.use("none")
+    with pytest.raises(UserError, match="batches of 0; wanted at least 1"):
+        runner.predict(good, batch=0)
     assert runner.executions == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"shape \(\).*wanted \(samples, 3, 16, 16\)"),
+        ([[1.0], [1.0, 2.0]], r"rows of unequal length.*wanted an array \(samples, 3, 16, 16\)"),
+        ("x", r"shape \(\)"),
+        (np.zeros((3, 16, 16), np.float32), r"shape \(3, 16, 16\).*wanted \(samples, 3, 16, 16\)"),
+        (np.full((1, 3, 16, 16), 1e300), "not finite"),
+        (np.full((1, 3, 16, 16), -np.inf, np.float32), "not finite"),
+    ],
+)
+def test_what_is_no_batch_of_numbers(folder: Path, value: Any, message: str) -> None:
+    runner = Runner(folder)
+    with pytest.raises(DataError, match=message):
+        runner.predict(value)
+    assert runner.calls == (0, 0, 0)
+
+
+def test_a_sample_is_checked_after_good_ones_too(folder: Path) -> None:
+    """The buffers are bound by then; a refused sample leaves nothing behind."""
+    runner = Runner(folder)
+    x = inputs_for(runner.bundle.network, 3)
+    first = [runner.stream(sample) for sample in x]
+    for bad, message in ((np.full_like(x[0], np.nan), "not finite"), (x, "shape"), ([1.0], "shape"), (None, "shape")):
+        with pytest.raises(DataError, match=message):
+            runner.stream(bad)  # type: ignore[arg-type]
+    assert [runner.stream(sample) for sample in x] == first
+    assert sum(runner.executions) == sum(2 * (answer.exit + 1) for answer in first)
 
 
 def test_large_finite_inputs_pass(folder: Path) -> None:
     runner = Runner(folder)
-    assert len(runner.predict(np.full((1, *runner.bundle.network.input_shape), 1e30)).labels) == 1
+    large = np.full((1, *runner.bundle.network.input_shape), 1e30)
+    assert runner.predict(large).labels.tolist() == [runner.stream(large[0]).label]
+    assert runner.stream(large[0].astype(np.float32)) == runner.stream(large[0])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    policy=st.sampled_from(POLICIES),
+    calls=st.lists(
+        st.tuples(st.sampled_from(["fast", "last", "default", "own"]), st.booleans(), st.integers(1, 9)), max_size=8
+    ),
+)
+def test_whatever_was_called_before_does_not_matter(
+    policy: str, calls: list[tuple[str, bool, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Points, thresholds, batches and single samples in any order, against a fresh runner each time."""
+    scale = 2.0 if policy == "patience" else 1.0
+    points = {"fast": OperatingPoint(thresholds=(0.0, 0.0)), "last": OperatingPoint(thresholds=(9.0, 9.0))}
+    network = resnet8(shape=(3, 8, 8), widths=(4, 4, 8))
+    target = tmp_path_factory.mktemp("calls") / "b"
+    write_bundle(target, network, thresholds=(0.4 * scale, 0.5 * scale), policy=policy, operating_points=points)
+    runner, x = Runner(target), inputs_for(network, 9)
+    for point, streams, count in calls:
+        fresh = Runner(runner.bundle)
+        for each in (runner, fresh):
+            if point == "own":
+                each.thresholds = (0.7 * scale, 0.3 * scale)
+            else:
+                each.use(point)
+        wanted = fresh.predict(x[:count], batch=1)
+        before = runner.executions
+        if streams:
+            found = [tuple(runner.stream(sample)) for sample in x[:count]]
+        else:
+            outcome = runner.predict(x[:count], batch=4)
+            found = list(zip(outcome.labels.tolist(), outcome.exits.tolist(), strict=True))
+        assert found == list(zip(wanted.labels.tolist(), wanted.exits.tolist(), strict=True))
+        assert tuple(b - a for a, b in zip(before, runner.executions, strict=True)) == fresh.executions
+
+
+def test_a_stage_that_the_runtime_refuses_is_one_error(folder: Path) -> None:
+    """The file has its checksum and passes every check of ours, but its inner shapes do not fit."""
+    bundle = open_bundle(folder)
+    model = onnx.load_model_from_string(bundle.stage_files[1])
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(a for a in conv.attribute if a.name == "kernel_shape").ints[:] = [2, 2]
+    broken = replace(bundle, stage_files=(bundle.stage_files[0], model.SerializeToString(), *bundle.stage_files[2:]))
+    runner = Runner(broken, operating_point="last")
+    with pytest.raises(FormatError, match="stage 1: ONNX Runtime refuses it"):
+        runner.predict(inputs_for(bundle.network, 2))

@@ -66,6 +66,23 @@ def test_small_cases_equal_brute_force(seed: int, exits: int, samples: int, leve
         assert found.accuracy >= floor - 1e-12
 
 
+@pytest.mark.parametrize("unlucky", ["constant", "inverted", "never right", "always right", "alike", "free"])
+def test_unlucky_cases_equal_brute_force(unlucky: str) -> None:
+    sure, right, stages, branches = draw(11, 3, 6)
+    case = {
+        "constant": (np.full_like(sure, 0.7), right, stages, branches),
+        "inverted": (1 - sure, right, stages, branches),
+        "never right": (sure, np.zeros_like(right), stages, branches),
+        "always right": (sure, np.ones_like(right), stages, branches),
+        "alike": (np.repeat(sure[:1], 3, 0), np.repeat(right[:1], 3, 0), stages, branches),
+        "free": (sure, right, np.zeros(3), np.zeros(3)),
+    }[unlucky]
+    everything = brute_force(case)
+    for point in curve(*case):
+        best = min(cost for cost, accuracy in everything if accuracy >= point.accuracy - 1e-12)
+        assert point.expected_cost == pytest.approx(best, abs=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_descent_alone_equals_enumeration_on_most_small_cases(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = draw(seed, 4, 11)

@@ -79,6 +79,17 @@ def test_candidates_are_good_without_training_of_their_own(digits: Dataset) -> N
     assert rates[True][2] > rates[False][2] + 0.05
 
 
+def test_all_follow_the_teacher_where_there_is_one() -> None:
+    network, (x, y) = largest(), batch()
+    whole, loss = Sandwich(smallest=SMALLEST, sample=sample), ExitLoss(distill=1.0)
+    sure, unsure = (supernet(backbone("resnet8", SHAPE, CLASSES), (), seed=5).eval() for _ in range(2))
+    unsure.get_parameter("head.fc.weight").data.zero_()
+    losses = [SandwichLoss(network, whole, seed=0, loss=loss, teacher=t)(x, y, 0)[0] for t in (sure, unsure)]
+    assert float(losses[0].detach()) != pytest.approx(float(losses[1].detach()))
+    losses[0].backward()
+    assert all(p.grad is None for p in sure.parameters())
+
+
 def test_a_candidates_logits_are_those_of_the_network_cut_out() -> None:
     network, (x, _) = largest(), batch()
     candidate = replace(sample(np.random.default_rng(1)), exits=(ExitChoice(2, "gap_fc"),))

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from offramp.data import Augmentation, Dataset, Split, load_dataset
 from offramp.errors import FormatError, TrainingError, UserError
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.learn.loss import ExitLoss
 from offramp.learn.predict import accuracies, predict
-from offramp.learn.train import Optimizer, TrainConfig, fit, rate_at
+from offramp.learn.train import Optimizer, TrainConfig, fit, multiplies_bfloat16, rate_at
 from offramp.nn.network import EarlyExitNetwork, build
 from offramp.nn.quantize import calibrate, prepare
 
@@ -32,6 +33,14 @@ def few(data: Dataset, n: int = 128) -> Split:
 
 def weights_of(net: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def test_the_deepest_exit_counts_most() -> None:
+    logits = [torch.randn(8, 10, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    y, plain = torch.arange(8), ExitLoss(distill=0.0)
+    singles = [float(F.cross_entropy(row, y)) for row in logits]
+    assert float(plain(logits, y)) == pytest.approx(singles[0] / 6 + singles[1] / 6 + singles[2] * 2 / 3)
+    assert float(plain(logits[:1], y)) == pytest.approx(singles[0])
 
 
 def test_all_exits_learn_the_digits(digits: Dataset) -> None:
@@ -95,6 +104,31 @@ def test_an_interrupted_run_ends_where_the_whole_one_does(
     history = fit(again, train, epochs=3, seed=0, config=config, checkpoint=path)
     assert [r.epoch for r in history.epochs] == [1, 2, 3]
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("optimizer", list(Optimizer))
+def test_a_branch_may_get_its_first_gradient_later_than_the_others(digits: Dataset, optimizer: Optimizer) -> None:
+    net, before = network(), weights_of(network())
+
+    def deepest_first(x: torch.Tensor, y: torch.Tensor, step: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        logits = net(x)
+        return ExitLoss()(logits[-1:] if step == 0 else logits, y), logits
+
+    fit(net, few(digits), epochs=2, seed=0, config=TrainConfig(optimizer=optimizer), objective=deepest_first)
+    assert all(not torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_large_samples_train_in_bfloat16_where_the_processor_multiplies_it(allowed: bool) -> None:
+    seen = []
+    net = build(Architecture(backbone="resnet8"), (3, 32, 32), 10, seed=0)
+    net.get_submodule("block0.relu").register_forward_hook(lambda module, given, made: seen.append(made.dtype))
+    x = np.random.default_rng(0).normal(size=(8, 3, 32, 32)).astype(np.float32)
+    fit(net, Split(x, np.arange(8)), epochs=1, seed=0, config=TrainConfig(batch=8, bfloat16=allowed))
+    low = allowed and multiplies_bfloat16(torch.device("cpu"))
+    assert seen[0] is (torch.bfloat16 if low else torch.float32)
+    assert seen[-1] is torch.float32  # statistics of batch norms are measured in full
+    assert all(p.dtype is torch.float32 for p in net.parameters())
 
 
 def test_a_checkpoint_of_another_run_is_refused(digits: Dataset, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from offramp.nn.backbones import backbone
 from offramp.nn.branches import BRANCHES
 from offramp.nn.lower import lower
 from offramp.nn.network import EarlyExitNetwork, build
-from offramp.nn.shared import cut_out, prefix, recalibrate_batch_norm, slice_parameters, supernet
+from offramp.nn.shared import cut_out, prefix, recalibrate_batch_norm, slice_parameters, supernet, take_over
 from offramp.nn.widths import sort_channels
 
 TINY = Architecture(backbone="resnet8", exits=(ExitChoice(1, "conv_gap_fc"),), widths=(("block1.conv1", 6),))
@@ -89,6 +89,14 @@ def test_warm_start_from_a_network_that_is_already_narrow_and_lacks_an_exit() ->
     assert torch.equal(child.get_parameter("block1.conv1.weight"), parent.get_parameter("block1.conv1.weight")[:4])
     again = cut_out(parent, wanted, seed=1)
     assert torch.equal(child.get_parameter("exit2.fc.weight"), again.get_parameter("exit2.fc.weight"))
+
+
+def test_a_supernet_takes_over_a_trained_backbone_and_keeps_its_own_branches() -> None:
+    parent, trained = largest("resnet8"), supernet(backbone("resnet8", SHAPE, CLASSES), [], seed=9)
+    branches = {k: v.clone() for k, v in parent.state_dict().items() if k.startswith("exit")}
+    take_over(parent, trained)
+    assert branches and all(torch.equal(parent.state_dict()[k], v) for k, v in branches.items())
+    assert all(torch.equal(parent.state_dict()[k], v) for k, v in trained.state_dict().items())
 
 
 def test_cutting_out_copies() -> None:

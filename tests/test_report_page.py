@@ -209,6 +209,16 @@ def test_the_svg_shows_every_trial(report: StudyReport) -> None:
         ElementTree.fromstring(front_svg(StudyReport(title="few", trials=few)))
 
 
+def test_the_svg_has_room_for_what_was_finished(report: StudyReport) -> None:
+    """A finished network may be better than every trial and dearer than the static network."""
+    trial, metrics = report.front[0]
+    better = replace(trial, metrics=replace(metrics, accuracy_val=0.99, energy_uj=90.0))
+    root = ElementTree.fromstring(front_svg(replace(report, finished=(better,), chosen=(better.number,))))
+    for circle in root.findall(".//{http://www.w3.org/2000/svg}circle"):
+        assert 0 <= float(circle.get("cx", "nan")) <= 720
+        assert 34 <= float(circle.get("cy", "nan")) <= 420
+
+
 def test_measured_energy_stands_beside_predicted(report: StudyReport) -> None:
     number = report.front[0][0].number
     timed = {number: Measured(device="board", latency_ms=2.5, energy_uj=77.0)}

@@ -18,14 +18,14 @@ from offramp.config import Budget, StudyConfig
 from offramp.data import Dataset, load_dataset
 from offramp.deploy.runtime import Runner
 from offramp.designer import Designer, Progress, versions
-from offramp.errors import InfeasibleError
+from offramp.errors import InfeasibleError, UserError
 from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture
 from offramp.ir.trial import Metrics, Trial
 from offramp.nn.backbones import Backbone, backbone
 from offramp.nn.describe import describe
-from offramp.nn.importer import import_module
+from offramp.nn.importer import from_tflite, import_module
 from offramp.report.page import write_report
 from offramp.report.run_folder import read_run
 from offramp.search.constraints import explain_empty
@@ -124,7 +124,7 @@ class Design:
 
 def design(
     data: str | Path | Dataset,
-    backbone: str | nn.Module,
+    backbone: str | Path | nn.Module,
     accelerator: str | Path | Accelerator,
     *,
     run: str | Path,
@@ -142,13 +142,16 @@ def design(
     execution: str = "best",
     budget: Budget | None = None,
     subset: int | None = None,
+    freeze: bool = False,
+    start: str | None = None,
     progress: Progress | None = None,
 ) -> Design:
     """Search early-exit networks for a dataset and a chip, finish the best and write bundles and a report.
 
     Args:
         data: a dataset's name, a folder of `.npz`, or a `Dataset`.
-        backbone: a name, or any torch classifier; one with trained weights is taken as it is and trained on.
+        backbone: a name, a `.tflite` file, or any torch classifier; trained weights are taken as they are and trained
+            on.
         accelerator: a shipped name, a YAML file (ours, ZigZag's or Stream's), `table:FILE`, or an `Accelerator`.
         run: the run folder; the same call with the same folder continues it.
         space: a `space.yaml`; by default everything that backbone and chip offer.
@@ -161,12 +164,18 @@ def design(
         guarantee: such as `accuracy drop <= 1 % with probability 0.95`; half of validation is set aside to certify it.
         budget: epochs of each phase; by default from the size of the training set.
         subset: keep this many training and validation samples.
+        freeze: leave a backbone that brings its weights as it is; exits alone are searched and trained.
+        start: `zoo`, or the folder of a zoo entry: trained float weights to begin with.
         progress: called with (phase, done, total, remark).
 
     Raises:
         UserError: something given cannot be used.
     """
-    dataset = data if isinstance(data, Dataset) else load_dataset(data, data_dir=data_dir, seed=seed, subset=subset)
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        real = takes_real_values(backbone)
+        dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset, normalize=not real)
     chip = accelerator if isinstance(accelerator, Accelerator) else load_accelerator(accelerator)
     full = open_backbone(backbone, dataset)
     config = StudyConfig(
@@ -185,16 +194,47 @@ def design(
         execution=execution,
         budget=budget,
         subset=subset,
+        freeze=freeze,
+        start=start,
     )
     chosen = open_space(space, without, full, chip)
     return carry_out(Designer(config, dataset, full, chip, space=chosen, progress=progress))
 
 
-def open_backbone(given: str | nn.Module, dataset: Dataset) -> Backbone:
-    """A backbone by name, or from a user's own network."""
-    if isinstance(given, str):
-        return backbone(given, dataset.input_shape, dataset.classes)
-    return import_module(given, dataset.input_shape)
+TFLITE = ".tflite"
+
+
+def takes_real_values(given: str | Path | nn.Module) -> bool:
+    """True for a `.tflite` file: it brings its own input scale, so its data must not be normalised."""
+    return not isinstance(given, nn.Module) and Path(given).suffix == TFLITE
+
+
+def open_backbone(given: str | Path | nn.Module, dataset: Dataset) -> Backbone:
+    """A backbone by name, from a `.tflite` file, or from a user's own network.
+
+    Raises:
+        UserError: the name is unknown, the network cannot be read or cut, or the data do not fit it.
+    """
+    if isinstance(given, nn.Module):
+        return _fitting(import_module(given, dataset.input_shape), dataset)
+    if not takes_real_values(given):
+        return backbone(str(given), dataset.input_shape, dataset.classes)
+    network, name = from_tflite(given), Path(given).stem
+    if network.input_shape != dataset.input_shape:
+        raise UserError(f"samples {dataset.input_shape}", wanted=f"{network.input_shape}", where=str(given))
+    if not dataset.normalization.neutral:
+        wanted = "real values, as the network's own input scale means them"
+        raise UserError(
+            "normalised samples", wanted=wanted, where=str(given), write="load_dataset(.., normalize=False)"
+        )
+    return _fitting(import_module(network, dataset.input_shape, name=name), dataset)
+
+
+def _fitting(full: Backbone, dataset: Dataset) -> Backbone:
+    if full.classes != dataset.classes:
+        wanted = f"the {dataset.classes} classes of {dataset.name}"
+        raise UserError(f"a network of {full.classes} classes", wanted=wanted, where=full.name)
+    return full
 
 
 def open_space(path: str | Path | None, without: Sequence[str], full: Backbone, chip: Accelerator) -> Space:

@@ -69,6 +69,8 @@ class StudyConfig:
             that its exits can reach; thresholds are solved for it.
         guarantee: a text such as `accuracy drop <= 1 % with probability 0.95` that finished
             networks keep; half of the validation samples are set aside for it.
+        freeze: leave the backbone's weights as they were brought; exits alone are searched and trained.
+        start: `zoo`, or the folder of a zoo entry, whose float weights take the place of both float trainings.
     """
 
     data: str
@@ -87,6 +89,8 @@ class StudyConfig:
     execution: str = "best"
     budget: Budget | None = None
     subset: int | None = None
+    freeze: bool = False
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers outside their range; names are checked by the rooms that own them."""
@@ -105,4 +109,10 @@ class StudyConfig:
                 wanted="at least two",
                 where="--objectives",
                 write="--objectives accuracy,energy_uj",
+            )
+        if self.freeze and self.start:
+            raise UserError(
+                f"--freeze with --from {self.start}",
+                wanted="one of them: zoo weights are there to be trained on",
+                where="--from",
             )

@@ -10,7 +10,7 @@ It only puts the rooms in a row and decides what lies where in a run folder:
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from offramp.cost.network import NetworkCost
 from offramp.data import Dataset, Split
 from offramp.deploy.bundle import write_bundle
 from offramp.deploy.manifest import OperatingPoint, PartCost, Predicted
+from offramp.errors import UserError
 from offramp.evaluate import (
     COST_OF,
     Evaluated,
@@ -33,24 +34,28 @@ from offramp.evaluate import (
     prepare_layers,
     price,
     quote,
+    take_layers,
     tune,
     with_test,
 )
 from offramp.exits.guarantee import parse_guarantee
-from offramp.exits.policy import check_policy
+from offramp.exits.policy import PATIENCE, check_policy
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.ir.pareto import front_indices, layered_indices
 from offramp.ir.trial import Status, Trial, check_objectives
+from offramp.learn.predict import accuracies, predict
 from offramp.learn.resume import EpochRecord
 from offramp.learn.supernet import Sandwich, SandwichLoss
-from offramp.learn.train import OnEpoch, TrainConfig, fit
-from offramp.learn.weights import load_weights, save_weights
+from offramp.learn.train import Objective, OnEpoch, TrainConfig, fit, float_recipe
+from offramp.learn.weights import fill, load_weights, save_weights
 from offramp.nn.backbones import Backbone
 from offramp.nn.convert import convert
 from offramp.nn.describe import describe
+from offramp.nn.freeze import folded, freeze_backbone
 from offramp.nn.network import EarlyExitNetwork, build
-from offramp.nn.shared import cut_out, supernet
+from offramp.nn.quantize import PreparedNetwork
+from offramp.nn.shared import cut_out, supernet, take_over
 from offramp.nn.widths import sort_channels
 from offramp.report.run_folder import FINISH, STATIC
 from offramp.search.constraints import parse_constraints
@@ -58,10 +63,19 @@ from offramp.search.derive import derive_space
 from offramp.search.front import feasible
 from offramp.search.front import points as points_of
 from offramp.search.journal import Journal
+from offramp.search.offers import with_offers
 from offramp.search.space import Space
-from offramp.search.strategy import make_strategy
+from offramp.search.strategy import check_strategy, make_strategy
 from offramp.search.study import run_study, trial_seed
 from offramp.search.task import Task
+from offramp.zoo.card import SHARED
+from offramp.zoo.entry import Entry, check_data, find_entry
+
+NOT_EXITS = ("depth", "width", "kernel", "bits", "analog")
+"""Parts of a space that a frozen backbone does not have."""
+
+SHARED_RATE = 0.25
+"""Learning rate of the shared weights as a share of the static network's: they start from its weights."""
 
 STATIC_NUMBER = -1
 """Trial number of the static reference."""
@@ -84,7 +98,6 @@ class Designer:
     Attributes:
         bed: what every candidate is evaluated on.
         space: the candidates.
-        teacher: the static network in float, once it is trained; finished points follow it.
         folder: the run folder.
     """
 
@@ -99,13 +112,20 @@ class Designer:
         progress: Progress | None = None,
     ) -> None:
         check_objectives(config.objectives)
+        check_strategy(config.strategy)
         guarantee = parse_guarantee(config.guarantee) if config.guarantee else None
         aside = None
         if guarantee is not None:
             dataset, aside = with_certification(dataset)
+        self.entry = find_entry(config.start, full.name, dataset.name) if config.start else None
+        if self.entry is not None:
+            check_data(self.entry, dataset)
+        if config.freeze:
+            full = folded(full)
         self.config, self.dataset, self.folder = config, dataset, config.run
         self.report = progress or (lambda phase, done, total, remark: None)
-        self.space = space or derive_space(describe(full), accelerator)
+        space = space or derive_space(describe(full), accelerator)
+        self.space = space.without(*NOT_EXITS) if config.freeze else space
         self.bed = Testbed(
             dataset=dataset,
             full=full,
@@ -121,9 +141,9 @@ class Designer:
             tune_epochs=self.budget.tune_epochs,
             tune_samples=self.budget.tune_samples,
             tune_config=TrainConfig(learning_rate=1e-3),
+            frozen=config.freeze,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
-        self.teacher: EarlyExitNetwork | None = None
         self.neutral = Architecture(backbone=full.name, default_precision=self.space.default_precision)
         price(self.bed, self.neutral)
 
@@ -156,7 +176,10 @@ class Designer:
             "budget": repr(self.budget),
             "space": self.space.digest,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if c.freeze:
+            identity["freeze"] = True
+        if self.entry is not None:
+            identity["start"] = self.entry.card.files[SHARED]
         return Journal.open(self.folder / "journal.sqlite", identity, {"versions": versions()})
 
     def _epochs(self, phase: str, total: int, remark: str = "") -> OnEpoch:
@@ -166,22 +189,33 @@ class Designer:
         return tell
 
     def _train_float(
-        self, phase: str, network: EarlyExitNetwork, path: Path, *, epochs: int, seed: int
+        self,
+        phase: str,
+        network: EarlyExitNetwork,
+        path: Path,
+        *,
+        epochs: int,
+        seed: int,
+        recipe: TrainConfig,
+        objective: Objective | None = None,
     ) -> EarlyExitNetwork:
-        """Train float weights of the whole space or of one network alone; load what an earlier call trained."""
+        """Train float weights; load what an earlier call trained."""
         if path.is_file():
             load_weights(path, network)
-            return network.eval()
+            return network.to(self.bed.device).eval()
+        if self.entry is not None:
+            self._take_from_zoo(self.entry, network)
+            save_weights(path, network, phase=phase, zoo=self.entry.name)
+            return network.to(self.bed.device).eval()
         checkpoint = path.with_suffix(".checkpoint")
-        late = epochs * (len(self.dataset.train) // TrainConfig().batch) * 2 // 3
-        whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
         fit(
             network,
             self.dataset.train,
             epochs=epochs,
             seed=seed,
+            config=recipe,
             augmentation=self.dataset.augmentation,
-            objective=SandwichLoss(network, whole, seed=seed) if phase == "shared" else None,
+            objective=objective,
             device=self.bed.device,
             on_epoch=self._epochs(phase, epochs),
             checkpoint=checkpoint,
@@ -190,14 +224,47 @@ class Designer:
         checkpoint.unlink(missing_ok=True)
         return network
 
+    def _take_from_zoo(self, entry: Entry, network: EarlyExitNetwork) -> None:
+        """The entry's tensors of whatever blocks, head and branches the network has."""
+        missing = [e for e in network.exits if e not in entry.card.exits]
+        if missing:
+            given = f"exit {missing[0].branch} at mounting point {missing[0].mounting_point}"
+            raise UserError(given, wanted="exits that the card lists", where=f"--from {entry.name}")
+        source = supernet(self.bed.full, entry.card.exits if network.exits else (), seed=0)
+        fill(source, entry.shared if network.exits else entry.static, where=str(entry.folder))
+        take_over(network, source)
+
+    @cached_property
+    def teacher(self) -> EarlyExitNetwork:
+        """The static network in float, trained alone: shared weights start from it, finished points follow it."""
+        plain = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
+        if self.bed.frozen:
+            return plain.to(self.bed.device).eval()
+        path, seed = self._weights("static-float"), trial_seed(self.config.seed, 1)
+        recipe, epochs = float_recipe(len(self.dataset.train)), self.budget.static_epochs
+        return self._train_float("static", plain, path, epochs=epochs, seed=seed, recipe=recipe)
+
     @cached_property
     def shared(self) -> EarlyExitNetwork:
-        """The shared weights: the largest network with every exit of the space, trained jointly in float."""
+        """The shared weights: the largest network with every exit of the space, trained jointly in float.
+
+        They start from the static network, at a quarter of its rate and channels sorted by importance, so that narrow
+        candidates keep what matters, and follow it.
+        """
         exits = [ExitChoice(point, kind) for point, kinds in self.space.exits for kind in kinds]
         network = supernet(self.bed.full, exits, seed=self.config.seed)
-        sort_channels(network)  # matters to a backbone that brings trained weights
-        epochs, seed = self.budget.shared_epochs, trial_seed(self.config.seed, 0)
-        return self._train_float("shared", network, self.folder / "shared.safetensors", epochs=epochs, seed=seed)
+        take_over(network, self.teacher)
+        epochs, seed, samples = self.budget.shared_epochs, trial_seed(self.config.seed, 0), len(self.dataset.train)
+        path, recipe = self.folder / "shared.safetensors", float_recipe(samples)
+        if self.bed.frozen:
+            freeze_backbone(network)
+            return self._train_float("shared", network, path, epochs=epochs, seed=seed, recipe=recipe)
+        sort_channels(network)
+        recipe = replace(recipe, learning_rate=recipe.learning_rate * SHARED_RATE)
+        late = epochs * (samples // recipe.batch) * 2 // 3
+        whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
+        objective = SandwichLoss(network, whole, seed=seed, teacher=self.teacher)
+        return self._train_float("shared", network, path, epochs=epochs, seed=seed, recipe=recipe, objective=objective)
 
     def _weights(self, name: str) -> Path:
         return self.folder / "weights" / f"{name}.safetensors"
@@ -234,45 +301,64 @@ class Designer:
 
     def static(self, journal: Journal) -> Evaluated:
         """The same backbone without exits, 8 bit, trained on its own, under its best mapping."""
-        start = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
         seed = trial_seed(self.config.seed, 1)
-        path, epochs = self._weights("static-float"), self.budget.static_epochs
-        plain = self._train_float("static", start, path, epochs=epochs, seed=seed)
-        self.teacher = plain
-        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, plain, seed)
+        start = partial(prepare_candidate, self.bed, self.teacher, self.neutral, seed=seed)
+        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, start, seed)
 
     def finish(self, journal: Journal, trials: Sequence[Trial]) -> list[Evaluated]:
         """Points of the front, trained on with their own precision, with figures on test data.
 
         A tuned trial is a rough guess of a finished one, so what lies right behind the front is finished too, up to
-        `budget.finish_points`.
+        `budget.finish_points`, and each is offered exits that it may have dropped too early.
         """
         points = candidates_to_finish(feasible(trials, self.bed.constraints), self.config, self.budget.finish_points)
         return [self._finish_point(journal, t, i, len(points)) for i, t in enumerate(points)]
 
     def _finish_point(self, journal: Journal, trial: Trial, index: int, total: int) -> Evaluated:
         self.report("finish", index, total, f"trial {trial.number}")
-        plain = self._bare(trial.architecture)
-        done = self._finished(journal, f"point-{trial.number}", trial.number, trial.architecture, plain, trial.seed)
+        wanted = trial.architecture
+        if self.config.policy != PATIENCE:  # which may drop nothing
+            wanted = with_offers(self.space, wanted, self.branch_accuracies)
+        name, start = f"point-{trial.number}", partial(self._start, trial, wanted)
+        done = self._finished(journal, name, trial.number, wanted, start, trial.seed)
         self.report("finish", index + 1, total, f"trial {trial.number}")
         return done
 
+    @cached_property
+    def branch_accuracies(self) -> dict[ExitChoice, float]:
+        """Validation accuracy of every branch of the shared weights."""
+        val = self.dataset.val
+        found = accuracies(predict(self.shared, val.x), val.y)
+        return dict(zip(self.shared.exits, found[:-1].tolist(), strict=True))
+
+    def _start(self, trial: Trial, wanted: Architecture) -> PreparedNetwork:
+        """A tuned trial with exits from the shared weights."""
+        network = prepare_candidate(self.bed, self.shared, wanted, seed=trial.seed)
+        return take_layers(network, self._load(f"trial-{trial.number}", trial))
+
+    def _load(self, name: str, trial: Trial) -> PreparedNetwork:
+        """The network of a trial as it was written."""
+        network = prepare_layers(self.bed, trial.architecture, self._bare(trial.architecture), seed=trial.seed)
+        load_weights(self._weights(name), network)
+        return network.eval()
+
     def _finished(
-        self, journal: Journal, name: str, number: int, architecture: Architecture, plain: EarlyExitNetwork, seed: int
+        self,
+        journal: Journal,
+        name: str,
+        number: int,
+        architecture: Architecture,
+        start: Callable[[], PreparedNetwork],
+        seed: int,
     ) -> Evaluated:
         """Train on, judge and read test; a point that the journal already holds is loaded."""
         phase = STATIC if number == STATIC_NUMBER else FINISH
         known = {t.number: t for t in journal.trials(phase)}.get(number)
-        if known is not None and self._weights(name).is_file():
-            network = prepare_layers(self.bed, known.architecture, self._bare(known.architecture), seed=seed)
-            load_weights(self._weights(name), network)
+        if known is not None:
             cost = price(self.bed, known.architecture, known.exit_rates)
-            return Evaluated(trial=known, network=network.eval(), cost=cost, temperatures=_temperatures(known))
-        if phase == STATIC:
-            network = prepare_candidate(self.bed, plain, architecture, seed=seed)
-        else:
-            network = prepare_layers(self.bed, architecture, plain, seed=seed)
-            load_weights(self._weights(f"trial-{number}"), network)
+            network = self._load(name, known)
+            return Evaluated(trial=known, network=network, cost=cost, temperatures=_temperatures(known))
+        network = start()
         tune(self.bed, network, epochs=self.budget.finish_epochs, seed=seed + 1, teacher=self.teacher)
         first = price(self.bed, architecture)
         done = with_test(

@@ -4,7 +4,17 @@ A message says what was given, what was wanted, where, and what to write instead
 to mend (exit code 2); `InternalError` is ours (exit code 1). Nothing here knows any other room.
 """
 
+import difflib
 from collections.abc import Iterable
+
+LONGEST = 2000
+"""Most characters of one part of a message; what a damaged file holds may be endless."""
+
+
+def one_line(text: str) -> str:
+    """Text that a terminal can show on one line: line breaks, control codes and lone surrogates are written out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}... ({len(shown)} characters)"
 
 
 class OfframpError(Exception):
@@ -26,6 +36,7 @@ class UserError(OfframpError):
     exit_code = 2
 
     def __init__(self, given: str, *, wanted: str = "", where: str = "", write: str = "") -> None:
+        given, wanted, where, write = (one_line(part) for part in (given, wanted, where, write))
         self.given, self.wanted, self.where, self.write = given, wanted, where, write
         parts = [f"{where}: {given}" if where else given]
         parts += [f"wanted {wanted}"] if wanted else []
@@ -60,7 +71,8 @@ class InternalError(OfframpError):
 def choose(kind: str, given: str, known: Iterable[str], *, where: str = "") -> UserError:
     """The error for a name that is not in a closed list: it lists what is known."""
     names = sorted(known)
-    close = [n for n in names if n[:3] == given[:3]] or names[:1]
+    near = [n for n in names if n[:3] == given[:3]] or names
+    close = sorted(near, key=lambda n: -difflib.SequenceMatcher(None, given, n).ratio())
     return UserError(
         f"unknown {kind} {given!r}",
         wanted=f"one of {', '.join(names)}",

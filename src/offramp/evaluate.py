@@ -36,6 +36,7 @@ from offramp.learn.train import TrainConfig, fit
 from offramp.nn.analog import AnalogSettings
 from offramp.nn.backbones import Backbone
 from offramp.nn.describe import describe
+from offramp.nn.freeze import freeze_backbone
 from offramp.nn.lower import lower
 from offramp.nn.network import EarlyExitNetwork, build, skeleton
 from offramp.nn.quantize import PreparedNetwork, calibrate, prepare
@@ -61,6 +62,7 @@ class Testbed:
         guarantee: the promise that thresholds of finished networks keep.
         certification: samples that only the guarantee sees: no training, no search, no choice of exits.
         tune_config, tune_epochs, tune_samples: quantization-aware training of every candidate.
+        frozen: backbone and head keep their weights and quantizers; exit branches alone learn.
     """
 
     dataset: Dataset
@@ -77,6 +79,7 @@ class Testbed:
     tune_epochs: int = 1
     tune_samples: int = 8192
     tune_config: TrainConfig
+    frozen: bool = False
     device: str = "cpu"
 
 
@@ -167,13 +170,16 @@ def prepare_candidate(
 
 def prepare_layers(bed: Testbed, architecture: Architecture, plain: EarlyExitNetwork, *, seed: int) -> PreparedNetwork:
     """A float network with the bits and the analog arrays of its architecture, not calibrated yet."""
-    return prepare(
+    network = prepare(
         plain,
         dict(architecture.precision),
         default=architecture.default_precision,
         analog=analog_settings(architecture, bed.accelerator),
         noise_seed=seed,
     ).to(bed.device)
+    if bed.frozen:
+        freeze_backbone(network)
+    return network
 
 
 def tune(
@@ -189,7 +195,7 @@ def tune(
 
     Every exit follows the teacher's deepest when there is one, else the network's own.
     """
-    if epochs:
+    if epochs and any(p.requires_grad for p in network.parameters()):
         data = bed.dataset
         fit(
             network,
@@ -293,11 +299,15 @@ def judge(
 def without_dropped(bed: Testbed, chosen: Architecture, network: PreparedNetwork) -> PreparedNetwork:
     """The same trained network with fewer exits."""
     plain = build(chosen, bed.full.input_shape, bed.full.classes, seed=0, full=bed.full)
-    fewer = prepare_layers(bed, chosen, plain, seed=0)
-    fewer.input.load_state_dict(network.input.state_dict())
-    for node in plain.nodes:
-        fewer.layer(node.name).load_state_dict(network.layer(node.name).state_dict())
-    return fewer.eval()
+    return take_layers(prepare_layers(bed, chosen, plain, seed=0), network).eval()
+
+
+def take_layers(network: PreparedNetwork, source: PreparedNetwork) -> PreparedNetwork:
+    """Fill the input's quantizer and every layer that both networks have, in place."""
+    network.input.load_state_dict(source.input.state_dict())
+    for name in network.names & source.names:
+        network.layer(name).load_state_dict(source.layer(name).state_dict())
+    return network
 
 
 Evidence = tuple[NDArray[np.float64], NDArray[np.bool_]]

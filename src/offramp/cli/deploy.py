@@ -14,7 +14,7 @@ from offramp.errors import UserError, choose
 TARGETS = ("c", "onnx")
 
 
-@app.command("export")
+@app.command("export", short_help="Write a bundle as C or as one ONNX file.")
 def export_command(
     bundle: Annotated[Path, typer.Argument(help="the bundle's folder")],
     out: Annotated[Path, typer.Argument(help="folder to make (c) or file to write (onnx)")],

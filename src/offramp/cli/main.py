@@ -5,7 +5,8 @@ import offramp.cli.measure
 import offramp.cli.price
 import offramp.cli.report
 import offramp.cli.run
-import offramp.cli.search  # noqa: F401
+import offramp.cli.search
+import offramp.cli.zoo  # noqa: F401
 from offramp.cli.app import main
 
 __all__ = ["main"]

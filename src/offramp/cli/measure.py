@@ -32,7 +32,7 @@ CORTEX_SAMPLES = 100
 """Samples that the emulated board runs when no limit is given; a network takes it a good part of a second each."""
 
 
-@app.command("measure")
+@app.command("measure", short_help="Time a bundle on a device.")
 def measure_command(
     bundle: Annotated[Path, typer.Argument(help="the bundle's folder")],
     device: Annotated[str, typer.Option("--device", help="host, c or qemu-m4")] = "host",
@@ -89,19 +89,19 @@ def _print(measured: Measurement, bundle: Bundle, target: Path) -> None:
     out.print(f"written to {target}")
 
 
-@app.command("profile")
+@app.command("profile", short_help="Time the layers of a search space.")
 def profile_command(
     out: Annotated[Path, typer.Argument(help="table file to write")],
     backbone_name: Annotated[str, typer.Option("--backbone", help="backbone whose space is measured")],
     device: Annotated[str, typer.Option("--device", help="host, c or qemu-m4")] = "host",
     shape: Annotated[str, typer.Option("--input-shape", help="C,H,W")] = "3,32,32",
-    classes: Annotated[int, typer.Option("--classes", min=2)] = 10,
+    classes: Annotated[int, typer.Option("--classes", min=2, help="of the backbone")] = 10,
     space_file: Annotated[Path | None, typer.Option("--space", help="space.yaml; everything when not given")] = None,
     weight_bits: Annotated[str, typer.Option("--weight-bits", help="for the space of everything")] = "8",
     activation_bits: Annotated[str, typer.Option("--activation-bits", help="likewise")] = "8",
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="networks whose layers are measured")] = 100,
     rounds: Annotated[int, typer.Option("--rounds", min=5, help="runs of every layer")] = 200,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of the drawn networks")] = 0,
 ) -> None:
     """Time the layers of a search space on a device: a table that `--accelerator table:FILE` prices with."""
     _check_device(device)
@@ -115,14 +115,13 @@ def profile_command(
     space = space_of(full, space_file, *bits)
     workloads = list(workloads_of(space, full, candidates, seed))
     layers = unique_layers(layer for workload in workloads for layer in workload.layers)
-    ends = [stage.branch[-1] for workload in workloads for stage in workload.stages if stage.branch]
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{len(layers)} layers on {device}", total=len(layers))
 
         def done(_layer: Layer, _microseconds: float) -> None:
             progress.advance(task)
 
-        rows = profile_layers(layers, device, ends=ends, rounds=rounds, on_layer=done)
+        rows = profile_layers(layers, device, networks=workloads, rounds=rounds, on_layer=done)
     write_table(out, rows, device, name=f"{backbone_name}-{device}")
     console().print(f"{len(rows)} layers of {len(workloads)} networks on {device}: {out}")
 

@@ -1,6 +1,6 @@
 """`offramp price`: what a network costs on a chip, layer by layer, stage by stage, exit by exit.
 
-The network is a backbone by name, a bundle, or an ONNX file; only the first needs torch.
+The network is a backbone by name or from a `.tflite` file, a bundle, or an ONNX file; only the first two need torch.
 """
 
 import json
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from offramp.cost.network import ExpectedCost, NetworkCost
     from offramp.ir.accelerator import Accelerator
     from offramp.ir.workload import Workload
+    from offramp.nn.backbones import Backbone
 
 DEFAULT_INPUT = (3, 32, 32), 10
 INPUTS: dict[str, tuple[tuple[int, int, int], int]] = {"dscnn": ((1, 49, 10), 12), "mobilenetv1": ((3, 96, 96), 2)}
@@ -26,9 +27,9 @@ INPUTS: dict[str, tuple[tuple[int, int, int], int]] = {"dscnn": ((1, 49, 10), 12
 BACKENDS = ("fast", "zigzag")
 
 
-@app.command("price")
+@app.command("price", short_help="Price a network on an accelerator.")
 def price_command(
-    model: Annotated[str, typer.Argument(help="backbone name, bundle folder or ONNX file")],
+    model: Annotated[str, typer.Argument(help="backbone name, .tflite or ONNX file, or bundle folder")],
     accelerator: Annotated[str, typer.Option("--accelerator", help="shipped name or YAML file")],
     backend: Annotated[str, typer.Option("--backend", help="fast or zigzag")] = "fast",
     execution: Annotated[str, typer.Option("--execution", help="best or layer-by-layer")] = "best",
@@ -57,7 +58,7 @@ def price_command(
     cost = map_network(
         workload,
         chip,
-        cost_model=_cost_model(backend),
+        cost_model=_cost_model(backend, execution),
         exit_rates=_numbers("--exit-rates", exit_rates, float) or rates,
         execution=execution,
         objective=objective,
@@ -117,13 +118,14 @@ def _checked_bits(weight: int, activation: int) -> tuple[int, int]:
     return weight, activation
 
 
-def _cost_model(backend: str) -> "CostModel":
+def _cost_model(backend: str, execution: str) -> "CostModel":
+    """Layer by layer needs one of the four prices of a layer: ZigZag, which takes seconds, is asked for no more."""
     if backend not in BACKENDS:
         raise choose("backend", backend, BACKENDS, where="--backend")
     if backend == "zigzag":
         from offramp.cost.zigzag import ZigZagCostModel
 
-        return ZigZagCostModel()
+        return ZigZagCostModel(variants=(0,)) if execution == "layer-by-layer" else ZigZagCostModel()
     from offramp.cost.engine import FastCostModel
 
     return FastCostModel()
@@ -135,7 +137,7 @@ def _load(
     """The workload of a model, and its own exit rates where it has any."""
     path = Path(model)
     points = _numbers("--exits", exits, int)
-    is_file = path.suffix == ".onnx" or path.is_file()
+    is_file = path.suffix != ".tflite" and (path.suffix == ".onnx" or path.is_file())
     if (is_file or path.is_dir()) and points:
         raise UserError(f"--exits {exits} for {model}", wanted="a backbone name; a file has the exits that it has")
     if is_file:
@@ -158,19 +160,35 @@ def _backbone(
     name: str, points: Sequence[int], branch: str, shape: Sequence[int], classes: int | None, bits: tuple[int, int]
 ) -> "Workload":
     from offramp.ir.architecture import Architecture, ExitChoice, Precision
-    from offramp.nn.backbones import BACKBONES, backbone
     from offramp.nn.lower import lower
     from offramp.nn.network import skeleton
 
+    full = _imported(name, shape, classes) if Path(name).suffix == ".tflite" else _named(name, shape, classes)
+    chosen = tuple(ExitChoice(point, branch) for point in sorted(points))
+    return lower(skeleton(Architecture(backbone=full.name, exits=chosen), full), default=Precision(*bits))
+
+
+def _named(name: str, shape: Sequence[int], classes: int | None) -> "Backbone":
+    from offramp.nn.backbones import BACKBONES, backbone
+
     if name not in BACKBONES:
         error = choose("model", name, BACKBONES, where="MODEL")
-        raise UserError(error.given, wanted=f"{error.wanted}, a bundle folder, or an ONNX file", where="MODEL")
+        wanted = f"{error.wanted}, a .tflite or ONNX file, or a bundle folder"
+        raise UserError(error.given, wanted=wanted, where="MODEL")
     default_shape, default_classes = INPUTS.get(name, DEFAULT_INPUT)
     if shape and (len(shape) != 3 or min(shape) < 1):
         raise UserError(f"{','.join(map(str, shape))}", wanted="C,H,W, three positive sizes", where="--input-shape")
-    full = backbone(name, (shape[0], shape[1], shape[2]) if shape else default_shape, classes or default_classes)
-    chosen = tuple(ExitChoice(point, branch) for point in sorted(points))
-    return lower(skeleton(Architecture(backbone=name, exits=chosen), full), default=Precision(*bits))
+    return backbone(name, (shape[0], shape[1], shape[2]) if shape else default_shape, classes or default_classes)
+
+
+def _imported(path: str, shape: Sequence[int], classes: int | None) -> "Backbone":
+    from offramp.nn.importer import from_tflite, import_module
+
+    if shape or classes:
+        given = f"--input-shape or --classes for {path}"
+        raise UserError(given, wanted="a backbone name; a file says both itself")
+    network = from_tflite(path)
+    return import_module(network, network.input_shape, name=Path(path).stem)
 
 
 def _draw(cost: "NetworkCost", path: Path) -> None:
@@ -194,7 +212,9 @@ def _draw(cost: "NetworkCost", path: Path) -> None:
     for move in cost.transfers:
         kind, detail = ("transfer", f"for {move.consumer}") if move.consumer else ("spill", "to make room")
         bars.append(Bar(move.link, move.tensor, kind, move.start, move.end, (detail,)))
-    marks = [Mark(f"exit {i}", stage.cumulative_cycles) for i, stage in enumerate(cost.stages)]
+    modes = [f" ({mode})" for mode in cost.mapping.exit_modes]
+    names = [f"exit {i}{mode}" for i, mode in enumerate([*modes, ""])]
+    marks = [Mark(name, stage.cumulative_cycles) for name, stage in zip(names, cost.stages, strict=True)]
     try:
         write_gantt(path, f"{cost.name} on {cost.accelerator}", bars, marks if len(marks) > 1 else ())
     except OSError as error:
@@ -225,8 +245,9 @@ def _layer_table(cost: "NetworkCost", title: str) -> Table:
 
 
 def _summary(cost: "NetworkCost") -> Iterator[str]:
-    levels = ", ".join(f"{name} {size:,}" for name, size in sorted(cost.level_bytes.items()))
-    yield f"peak bytes {cost.peak_bytes:,} of activations; by memory: {levels}"
+    yield f"peak bytes {cost.peak_bytes:,} of activations; by memory:"
+    for owner, held in _peaks(cost.level_bytes).items():
+        yield f"  {owner:12} {', '.join(held)}"
     early = len(cost.stages) > 1
     total = f"{cost.latency_cycles:,.0f} cycles, {cost.latency_ms:.4g} ms, {cost.energy_pj / 1e6:.4g} uJ"
     yield f"{'worst case ' if early else ''}{total}, {cost.macs:,} MACs"
@@ -237,6 +258,15 @@ def _summary(cost: "NetworkCost") -> Iterator[str]:
             f"expected {e.latency_cycles:,.0f} cycles, {cost.milliseconds(e.latency_cycles):.4g} ms, "
             f"{e.energy_pj / 1e6:.4g} uJ, {e.et_joule_cycles:.4g} J*cycles at exit rates {rates}"
         )
+
+
+def _peaks(level_bytes: dict[str, int]) -> dict[str, list[str]]:
+    """Peaks of memories by the core that they belong to; a memory that cores share stands for itself."""
+    owners: dict[str, list[str]] = {}
+    for name, size in sorted(level_bytes.items()):
+        owner, _, memory = name.rpartition(".")
+        owners.setdefault(owner or name, []).append(f"{memory} {size:,}" if owner else f"{size:,}")
+    return owners
 
 
 _LAYER_COLUMNS = ("MACs", "cycles", "uJ", "array use", "largest part")

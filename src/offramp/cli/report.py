@@ -6,18 +6,21 @@ from typing import Annotated
 import typer
 
 from offramp.cli.app import app
+from offramp.errors import UserError
 from offramp.report.page import write_report
 from offramp.report.plots import front_svg
 from offramp.report.run_folder import read_run
 
 
-@app.command("report")
+@app.command("report", short_help="Write the page of a run.")
 def report_command(
     run: Annotated[Path, typer.Argument(help="the run folder (it holds journal.sqlite)")],
     out: Annotated[Path | None, typer.Option("--out", help="the page; RUN/report.html when not given")] = None,
     svg: Annotated[Path | None, typer.Option("--svg", help="also write the front as an SVG picture")] = None,
 ) -> None:
     """Write the report of a run as one HTML page that opens offline."""
+    if out is not None and out.exists() and not out.is_file():
+        raise UserError(f"{out} is no file", wanted="a file to write", where="--out", write="report.html")
     study = read_run(run)
     page = out or run / "report.html"
     write_report(page, study)

@@ -14,13 +14,13 @@ from offramp.cli.app import app, console
 from offramp.data.dataset import Dataset, Normalization, load_dataset
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.runtime import Runner
-from offramp.errors import UserError
+from offramp.errors import DataError, UserError
 
 TIMED_SAMPLES = 200
 """Samples streamed one by one for the latency figures, after as many as ten to warm up."""
 
 
-@app.command("run")
+@app.command("run", short_help="Run a bundle; it leaves at its exits.")
 def run_command(
     bundle: Annotated[Path, typer.Argument(help="the bundle's folder")],
     data: Annotated[str, typer.Option("--data", help="dataset name or folder of .npz")],
@@ -66,7 +66,13 @@ def _renormalised(x: NDArray[np.float32], dataset: Dataset, bundle: Bundle) -> N
     stored = (bundle.manifest.data or {}).get("normalization")
     if stored is None or stored == dataset.normalization.to_json():
         return x
-    theirs, ours = Normalization.from_json(stored), dataset.normalization
+    ours, where = dataset.normalization, f"{bundle.path}: data.normalization"
+    try:
+        theirs = Normalization.from_json(stored)
+    except DataError as error:
+        raise DataError(error.given, wanted=error.wanted, where=where) from error
+    if theirs.mean.shape != ours.mean.shape:
+        raise DataError(f"mean of shape {theirs.mean.shape}", wanted=f"{ours.mean.shape}", where=where)
     return np.asarray((x * ours.std + ours.mean - theirs.mean) / theirs.std, dtype=np.float32)
 
 

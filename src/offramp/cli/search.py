@@ -1,30 +1,47 @@
 """`offramp search`: the main job. Progress goes to stderr, the answer (a table, or one JSON object) to stdout."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from offramp.cli.app import app, console
 from offramp.config import Budget, default_budget
+from offramp.errors import InfeasibleError
 
 PHASES = {
-    "shared": "shared weights",
     "static": "static network",
+    "shared": "shared weights",
     "search": "search",
     "finish": "finish the front",
 }
 """Phases of a study as people read them."""
 
+EACH = ("search", "finish")
+"""Phases of which every step is worth a line in a log."""
 
-@app.command("search")
+SLIM = {"accuracy_val": "val", "accuracy_test": "test", "energy_uj": "uJ", "latency_ms": "ms"}
+WIDE = {
+    "accuracy_val": "accuracy val", "accuracy_test": "test", "energy_uj": "energy uJ", "latency_ms": "latency ms",
+    "worst_latency_ms": "worst ms", "macs": "MMACs",
+}  # fmt: skip
+"""Figures of the front's table and their titles, on a narrow terminal and on others."""
+
+NARROW = 100
+"""Columns of a terminal below which the table is the slim one."""
+
+
+@app.command("search", short_help="Search exits, widths, bits and cores together.")
 def search_command(
     data: Annotated[str, typer.Option("--data", help="dataset name, or a folder of .npz with x and y")],
-    backbone: Annotated[str, typer.Option("--backbone", help="resnet8, resnet20, dscnn, mobilenetv1, mobilenetv2")],
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="resnet8, resnet20, dscnn, mobilenetv1, mobilenetv2, or FILE.tflite")
+    ],
     accelerator: Annotated[str, typer.Option("--accelerator", help="shipped name, YAML file, or table:FILE")],
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="where the dataset's files lie")] = None,
     run: Annotated[Path | None, typer.Option("--run", help="run folder; the same command continues it")] = None,
@@ -34,7 +51,7 @@ def search_command(
     objectives: Annotated[str, typer.Option("--objectives", help="comma-separated")] = "accuracy,energy_uj",
     constraint: Annotated[list[str] | None, typer.Option("--constraint", help="such as latency_ms<=5; repeat")] = None,
     trials: Annotated[int, typer.Option("--trials", help="candidates to evaluate")] = 24,
-    seed: Annotated[int, typer.Option("--seed", help="of all randomness")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of all randomness")] = 0,
     accuracy_drop: Annotated[float, typer.Option("--accuracy-drop", help="what exits may cost, a fraction")] = 0.002,
     policy: Annotated[str, typer.Option("--policy", help="max_softmax, margin, entropy or patience")] = "max_softmax",
     guarantee: Annotated[
@@ -42,21 +59,27 @@ def search_command(
     ] = None,
     execution: Annotated[str, typer.Option("--execution", help="best or layer-by-layer")] = "best",
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="of the shared weights, and of the static network")
+        int | None, typer.Option("--epochs", min=1, help="of the shared weights, and of the static network")
     ] = None,
-    tune_epochs: Annotated[int | None, typer.Option("--tune-epochs", help="of every trial")] = None,
-    finish_epochs: Annotated[int | None, typer.Option("--finish-epochs", help="of every point of the front")] = None,
+    tune_epochs: Annotated[int | None, typer.Option("--tune-epochs", min=0, help="of every trial")] = None,
+    finish_epochs: Annotated[
+        int | None, typer.Option("--finish-epochs", min=0, help="of every point of the front")
+    ] = None,
     subset: Annotated[
         int | None, typer.Option("--subset", help="use this many training and validation samples")
+    ] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="leave the backbone as it was brought; exits alone")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="zoo, or an entry's folder: begin with trained weights")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Search exits, widths, bits and cores together; write runs/NAME with journal, report and bundles."""
-    from offramp.api import design
+    from offramp.api import design, takes_real_values
     from offramp.data import load_dataset
 
-    dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset)
-    folder = run or Path("runs") / f"{dataset.name}-{backbone}-{Path(accelerator).stem}-{seed}"
+    dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset, normalize=not takes_real_values(backbone))
+    folder = run or Path("runs") / f"{dataset.name}-{Path(backbone).stem}-{Path(accelerator).stem}-{seed}"
     with Meter() as meter:
         result = design(
             dataset,
@@ -76,12 +99,17 @@ def search_command(
             execution=execution,
             budget=_budget(len(dataset.train), epochs, tune_epochs, finish_epochs),
             subset=subset,
+            freeze=freeze,
+            start=start,
             progress=meter.tell,
         )
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:
         _print(result, data, data_dir)
+    if not result.front:
+        wanted = "wider constraints or more trials, in another run folder"
+        raise InfeasibleError(f"the front is empty: {result.note}", wanted=wanted, where=str(result.run))
 
 
 def _budget(samples: int, shared: int | None, tune: int | None, finish: int | None) -> Budget:
@@ -95,16 +123,18 @@ def _budget(samples: int, shared: int | None, tune: int | None, finish: int | No
 
 
 class Meter:
-    """Progress bars on stderr, one per phase, made when the phase begins."""
+    """Progress on stderr: bars on a terminal, one per phase; else a line when a phase or a trial ends."""
 
     def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._bars = Progress(
-            TextColumn("{task.description:18}"),
-            BarColumn(),
+            TextColumn("{task.description:16}"),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[remark]}"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[remark]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
 
@@ -117,9 +147,19 @@ class Meter:
 
     def tell(self, phase: str, done: int, total: int, remark: str) -> None:
         """Move the bar of a phase."""
+        if not self._console.is_terminal:
+            if done == total or phase in EACH:
+                self._console.print(f"{PHASES[phase]} {done}/{total}: {remark}", markup=False)
+            return
         if phase not in self._tasks:
             self._tasks[phase] = self._bars.add_task(PHASES[phase], total=total, remark=remark)
         self._bars.update(self._tasks[phase], completed=done, total=total, remark=remark)
+
+
+def _figure(column: str, value: float) -> str:
+    if column.startswith("accuracy"):
+        return f"{value:.4f}"
+    return f"{value / 1e6:.3g}" if column == "macs" else f"{value:.4g}"
 
 
 def _run_knee(result: Any, data: str, data_dir: Path | None) -> None:
@@ -147,17 +187,15 @@ def _run_knee(result: Any, data: str, data_dir: Path | None) -> None:
 def _print(result: Any, data: str, data_dir: Path | None) -> None:
     """The front against the static network, then the knee's bundle run on test data."""
     out = console()
-    table = Table("", "accuracy val", "test", "energy uJ", "latency ms", "worst ms", "MMACs", "exits (rate)")
-    rows = [(str(p.trial.number), p) for p in result.front]
-    for name, point in [*rows, ("static", result.static)]:
+    names = WIDE if out.width >= NARROW else SLIM
+    table = Table("", *(Column(title, no_wrap=True) for title in names.values()), "exits (rate)")
+    for name, point in [*((str(p.trial.number), p) for p in result.front), ("static", result.static)]:
         m, t = point.metrics, point.trial
         places = [str(e.mounting_point) for e in t.architecture.exits] + ["end"]
         exits = ", ".join(f"{place} ({rate:.0%})" for place, rate in zip(places, t.exit_rates, strict=True))
-        figures = [f"{m.energy_uj:.4g}", f"{m.latency_ms:.4g}", f"{m.worst_latency_ms:.4g}", f"{m.macs / 1e6:.3g}"]
-        table.add_row(name, f"{m.accuracy_val:.4f}", f"{m.accuracy_test:.4f}", *figures, exits)
+        table.add_row(name, *(_figure(column, getattr(m, column)) for column in names), exits)
     out.print(table)
     if result.bundle is None:
-        out.print(f"the front is empty: {result.note}")
         return
     out.print(f"knee: trial {result.knee.trial.number}; report: {result.run / 'report.html'}")
     out.print(f"offramp run {result.bundle} --data {data}")

@@ -121,6 +121,9 @@ class _Traffic:
         self.cycles_weight = self.weight / width
         memory = core.weight_memory_bits or np.inf
         self.weight_calls = np.ceil(self.weight / memory) * (self.weight > 0)
+        self.weight_held = np.minimum(self.weight, memory)
+        room = chip.activation_memory(core.name)
+        self.held = np.minimum(self.input + self.output, 8 * room.size_bytes if room else np.inf)
         self.activation_calls = np.ceil((self.input + self.output) / (8 * USABLE_L1_BYTES))
         self.outer, self.setup = outer, chip.transfer_setup_cycles
 
@@ -157,5 +160,8 @@ def _with_traffic(compute: Vector, t: _Traffic, active_mw: float, chip: Accelera
         parts=parts,
         utilization=np.minimum(ideal / cycles, 1.0),
         peak_bytes=held,
-        levels={"activations": held, "weights": np.broadcast_to(t.weight / 8, shape).copy()},
+        levels={
+            "activations": np.broadcast_to(t.held / 8, shape).copy(),
+            "weights": np.broadcast_to(t.weight_held / 8, shape).copy(),
+        },
     )

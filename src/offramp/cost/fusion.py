@@ -86,7 +86,7 @@ def _chains(workload: Workload, room: int) -> Iterator[list[int]]:
         for part in (stage.backbone, stage.branch):
             chain: list[int] = []
             for a, b in pairwise(part):
-                if readers[a.name] == 1 and b.inputs == (a.name,) and _too_large(a, b, room):
+                if readers.get(a.name) == 1 and b.inputs == (a.name,) and _too_large(a, b, room):
                     chain = chain or [places[a.name]]
                     chain.append(places[b.name])
                 elif chain:

@@ -19,6 +19,7 @@ from offramp.cost.model import CostModel, LayerCosts
 from offramp.cost.network import NetworkCost, checked_rates
 from offramp.cost.problem import Problem, build_problem
 from offramp.cost.schedule import Keep, State, accumulated, barrier, can_stream, empty_state, leave, place
+from offramp.cost.single_core import distinct_cores, on_one_core, single_core_bound
 from offramp.cost.summary import network_cost
 from offramp.errors import InternalError, UserError, choose
 from offramp.ir.accelerator import Accelerator
@@ -34,6 +35,11 @@ OBJECTIVES: dict[str, Objective] = {
     "et": lambda t, e, et: (et, t),
 }
 """What the search makes small, from expected cycles, picojoules and E*T; the second figure breaks ties."""
+
+HASTIER: tuple[Objective, ...] = (lambda t, e, et: (t * t * e, t), lambda t, e, et: (t**4 * e, t))
+"""Products that weigh time more, for schedules that save energy without taking longer than layer by layer."""
+PREFERENCE = 0.1
+"""What a product may cost more, as a share, so that neither time nor energy is larger than layer by layer."""
 
 EXECUTIONS = ("best", "layer-by-layer")
 WORK = 3000
@@ -110,25 +116,47 @@ def map_network(
 
 
 def _best(p: Problem, objective: Objective) -> State:
-    """The best of the beam search and of the plain answers.
+    """The best of the beam search, of the plain answers, and of what the same search finds on each single core.
 
-    A product of time and energy is made small without making either larger than layer by layer, where that is possible
-    and not worse than everything on one core.
+    Of a product of time and energy, a schedule that makes neither larger than layer by layer is taken where it costs at
+    most `PREFERENCE` more than the best and no more than everything on one core.
     """
     serial = _layer_by_layer(p, objective)
     plain = [serial, *_plain_answers(p, objective)]
     used = [rate > 0 for rate in p.rates[:-1]]
     if not all(used):
         return _with_idle_exits(p, objective, used, plain)
-    found = search(p, _free_rules(p), objective)
-    best = min([*plain, *found], key=lambda s: _score(p, s, objective))
+    found = [*plain, *search(p, _free_rules(p), objective)]
+    best, fair = _best_and_fair(p, found, serial, objective)
+    for hastier in HASTIER:
+        if _near(p, fair, best, objective):
+            break
+        found += search(p, _free_rules(p), hastier)
+        best, fair = _best_and_fair(p, found, serial, objective)
+    found += _single_answers(p, objective, limit=_score(p, fair, objective))
+    best, fair = _best_and_fair(p, found, serial, objective)
+    alone = [s for s in found if len({step.core for step in s.path()}) == 1]
+    preferred = all(_score(p, fair, objective) <= _score(p, s, objective) for s in alone)
+    return fair if preferred and _near(p, fair, best, objective) else best
+
+
+def _near(p: Problem, state: State, best: State, objective: Objective) -> bool:
+    return _score(p, state, objective)[0] <= _score(p, best, objective)[0] * (1 + PREFERENCE)
+
+
+def _best_and_fair(p: Problem, found: list[State], serial: State, objective: Objective) -> tuple[State, State]:
+    """The best schedule, and the best of those that are no dearer than layer by layer (for a product)."""
+    best = min(found, key=lambda s: _score(p, s, objective))
     if objective in (OBJECTIVES["latency"], OBJECTIVES["energy"]) or _no_dearer(p, best, serial):
-        return best
-    time, energy, _ = accumulated(p, serial)
-    found += search(p, _free_rules(p), lambda t, e, et: (max(t / time, e / energy), t * e))
-    fair = min([s for s in [*plain, *found] if _no_dearer(p, s, serial)], key=lambda s: _score(p, s, objective))
-    alone = [s for s in [*plain, *found] if len({step.core for step in s.path()}) == 1]
-    return fair if all(_score(p, fair, objective) <= _score(p, s, objective) for s in alone) else best
+        return best, best
+    return best, min([s for s in found if _no_dearer(p, s, serial)], key=lambda s: _score(p, s, objective))
+
+
+def _single_answers(p: Problem, objective: Objective, limit: Score) -> list[State]:
+    """What the whole search finds with each layer on one core where that runs it, for cores that may beat `limit`."""
+    bounds = [(single_core_bound(p, core), core) for core in distinct_cores(p)]
+    chosen = [on_one_core(p, core) for bound, core in bounds if objective(*bound) < limit]
+    return [_best(one, objective) for one in chosen if one is not None]
 
 
 def _no_dearer(p: Problem, state: State, other: State) -> bool:
@@ -278,7 +306,7 @@ def _plain_answers(p: Problem, objective: Objective) -> list[State]:
     layers = len(p.layers)
     greedy = _greedy_cores(p, objective, 3)
     choices = [greedy, _greedy_cores(p, objective, 0)]
-    for core in sorted({p.alike[c]: c for c in reversed(range(len(p.memory_of)))}.values()):
+    for core in distinct_cores(p):
         if any(core in cores for cores in p.cores_of):
             choices.append([(core,) if core in cores else greedy[i] for i, cores in enumerate(p.cores_of)])
     waits = [False] * len(p.rates)
@@ -289,7 +317,7 @@ def _plain_answers(p: Problem, objective: Objective) -> list[State]:
 def _with_idle_exits(p: Problem, objective: Objective, used: Sequence[bool], plain: Sequence[State]) -> State:
     """Map the network without the exits that nobody takes, then add their branches to that answer.
 
-    A plain answer of the whole network is taken only if it costs no less than the answer without those exits, in time
+    Another answer of the whole network is taken only if it costs no less than the answer without those exits, in time
     and in energy, so that an exit never lowers a price.
     """
     small, kept = _without_exits(p, used)
@@ -302,7 +330,8 @@ def _with_idle_exits(p: Problem, objective: Objective, used: Sequence[bool], pla
     cores = [(steps[i].core,) if i in steps else p.cores_of[i] for i in range(len(p.layers))]
     keep = [steps[i].keep if i in steps and small.uses[steps[i].layer] else None for i in range(len(p.layers))]
     longer = search(p, Rules(cores, keep, modes), objective, width=2)[0]
-    fair = [s for s in plain if all(map(le, _prices(small, answer), _prices(p, s)))]
+    others = [*plain, *_single_answers(p, objective, limit=_score(p, longer, objective))]
+    fair = [s for s in others if all(map(le, _prices(small, answer), _prices(p, s)))]
     return min([longer, *fair], key=lambda s: _score(p, s, objective))
 
 
@@ -336,7 +365,7 @@ def _without_exits(p: Problem, used: Sequence[bool]) -> tuple[Problem, list[int]
     )
     rates = tuple(r for r, u in zip(p.rates, [*used, True], strict=True) if u)
     names = p.accelerator.core_names
-    pinned = {p.layers[i].name: names[p.cores_of[i][0]] for i in kept if len(p.cores_of[i]) == 1}
+    pinned = {p.layers[i].name: names[p.able[i][0]] for i in kept if len(p.able[i]) == 1}
     return build_problem(workload, p.accelerator, table, rates, pinned, _kept_fusion(p.fusion, kept), p.teams), kept
 
 

@@ -63,7 +63,7 @@ class Problem:
     Attributes:
         stage_of, in_branch, last_of_stage: where each layer belongs.
         inputs: producers of each layer by index (-1: the network's input); `uses`: how many layers read its output.
-        cores_of: cores that may run each layer.
+        able, cores_of: cores that can run each layer (the one that it is pinned to), and those of them worth a try.
         alike: cores with the same number have the same prices and an activation memory of the same size.
         memory_of: activation memory of each core (-1: none), of `memory_bytes` and `memory_read` picojoules per byte;
             `routes[memory][core]` lead from one to another.
@@ -89,6 +89,7 @@ class Problem:
     cycles: Costs
     energy: Costs
     ways: list[list[Way]]
+    able: list[tuple[int, ...]]
     cores_of: list[tuple[int, ...]]
     alike: list[int]
     memory_of: list[int]
@@ -131,7 +132,8 @@ def build_problem(
     memory_of = [_memory_index(accelerator, name) for name in accelerator.core_names]
     stage_of = [s for s, stage in enumerate(workload.stages) for _ in (*stage.backbone, *stage.branch)]
     outer = _outer_rates(accelerator)
-    cores_of = _allowed(layers, accelerator, cycles, energy, pinned)
+    able = _allowed(layers, accelerator, cycles, pinned)
+    cores_of = [_worth_a_try(cores, *prices) for cores, *prices in zip(able, cycles, energy, strict=True)]
     return Problem(
         workload=workload,
         accelerator=accelerator,
@@ -152,8 +154,9 @@ def build_problem(
         cycles=cycles,
         energy=energy,
         ways=_ways(layers, cycles, energy, costs.peak_bytes.transpose(1, 2, 0).tolist()),
+        able=able,
         cores_of=cores_of,
-        must_move=_must_move(inputs, cores_of, memory_of),
+        must_move=must_move(inputs, cores_of, memory_of),
         members=_members(accelerator, teams),
         teams=teams,
         fusion=fusion,
@@ -218,9 +221,10 @@ def _striped(fusion: Fusion) -> dict[int, StripedLayer]:
     return table
 
 
-def _must_move(
+def must_move(
     inputs: Sequence[tuple[int, ...]], cores_of: Sequence[tuple[int, ...]], memory_of: Sequence[int]
 ) -> list[list[bool]]:
+    """[layer][core]: some reader of the layer's output cannot run where the core's memory is."""
     table = [[False] * len(memory_of) for _ in inputs]
     for reader, sources in enumerate(inputs):
         near = {memory_of[c] for c in cores_of[reader]}
@@ -236,21 +240,19 @@ def _memory_index(accelerator: Accelerator, core: str) -> int:
 
 
 def _allowed(
-    layers: Sequence[Layer], accelerator: Accelerator, cycles: Costs, energy: Costs, pinned: Mapping[str, str]
+    layers: Sequence[Layer], accelerator: Accelerator, cycles: Costs, pinned: Mapping[str, str]
 ) -> list[tuple[int, ...]]:
     known = {layer.name for layer in layers}
     for name, core in pinned.items():
         if name not in known:
             raise choose("layer", name, known, where="pinned cores")
         accelerator.core(core)
-    rows = zip(layers, cycles, energy, strict=True)
-    return [_able(layer, accelerator, time, cost, pinned.get(layer.name)) for layer, time, cost in rows]
+    rows = zip(layers, cycles, strict=True)
+    return [_able(layer, accelerator, time, pinned.get(layer.name)) for layer, time in rows]
 
 
-def _able(
-    layer: Layer, accelerator: Accelerator, cycles: list[list[float]], energy: list[list[float]], wish: str | None
-) -> tuple[int, ...]:
-    """Cores with a finite price for a layer that are worth a try, or the one that it is pinned to."""
+def _able(layer: Layer, accelerator: Accelerator, cycles: list[list[float]], wish: str | None) -> tuple[int, ...]:
+    """Cores with a finite price for a layer, or the one that it is pinned to."""
     names = accelerator.core_names
     able = tuple(c for c in range(len(names)) if min(cycles[c]) < inf)
     where = f"accelerator {accelerator.name}"
@@ -259,13 +261,17 @@ def _able(
         given = f"no core has room for {layer.op} layer {layer.name}"
         raise AccelerationError(given, wanted="a core whose memories hold the smallest tile of it", where=where)
     if wish is None:
-        prices = [(cycles[c], energy[c]) for c in able]
-        return tuple(c for c, own in zip(able, prices, strict=True) if not _hopeless(own, prices))
+        return able
     if names.index(wish) not in able:
         why = accelerator.core(wish).refusal(layer) or "has no room for it"
         given = f"{layer.op} layer {layer.name} is pinned to core {wish}, which {why}"
         raise AccelerationError(given, wanted=f"one of {', '.join(names[c] for c in able)}", where=where)
     return (names.index(wish),)
+
+
+def _worth_a_try(able: tuple[int, ...], cycles: list[list[float]], energy: list[list[float]]) -> tuple[int, ...]:
+    prices = [(cycles[c], energy[c]) for c in able]
+    return tuple(c for c, own in zip(able, prices, strict=True) if not _hopeless(own, prices))
 
 
 def _hopeless(own: Prices, others: list[Prices]) -> bool:

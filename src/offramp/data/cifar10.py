@@ -29,6 +29,8 @@ OFFICIAL = Archive(
 )
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PIXELS = 3 * 32 * 32
+TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises, or warns of, when a damaged header speaks of far more pixels than any mosaic has."""
 LABELS = "labels.npz"
 
 
@@ -141,9 +143,9 @@ def read_binary_batch(path: Path) -> Samples:
 def read_mosaic(path: Path) -> Samples:
     """One mosaic and its part of `labels.npz` beside it."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("WEBP",)) as image:
             pixels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, *TOO_LARGE) as error:
         raise DataError(f"damaged ({error})", wanted="a lossless WebP mosaic", where=str(path)) from error
     expect(pixels, (None, None, 3), "u", what="the mosaic", where=path)
     rows, columns = pixels.shape[0] // 32, pixels.shape[1] // 32
@@ -199,7 +201,7 @@ def read_cifar10(folder: Path | None, seed: int, *, archive: Archive = OFFICIAL)
         test=lambda: _read_test(place, form, len(pool.y) // len(form.train)),
         classes=10,
         class_names=NAMES,
-        augmentation=Augmentation(flip=True, shift=(4, 4), cutout=8),
+        augmentation=Augmentation(flip=True, shift=(4, 4)),
     )
 
 

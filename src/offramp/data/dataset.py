@@ -82,6 +82,11 @@ class Normalization:
         x -= self.mean / self.std + np.float32(self.zero) * factor
         return x
 
+    @property
+    def neutral(self) -> bool:
+        """True when samples keep their real values."""
+        return bool((self.mean == 0).all() and (self.std == 1).all())
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; `from_json` is its inverse."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist(), "scale": self.scale, "zero": self.zero}
@@ -140,7 +145,7 @@ class Dataset:
     def _test(self) -> Split:
         raw, where = self.raw_test(), f"{self.source} (test)"
         y = check_samples(raw, classes=self.classes, shape=self.input_shape, where=where)
-        return Split(self.normalization.apply(raw.x), y)
+        return Split(_normalised(self.normalization, raw.x, where), y)
 
 
 def load_dataset(
@@ -164,6 +169,8 @@ def load_dataset(
     Raises:
         DataError: the name is unknown, files are missing or damaged, or samples or labels are not right.
     """
+    if seed < 0:
+        raise DataError(f"seed {seed}", wanted="0 or more", where="--seed", write="--seed 0")
     if val_fraction is not None and not 0.0 < val_fraction < 1.0:
         raise DataError(f"val_fraction {val_fraction}", wanted="between 0 and 1, both excluded", write="0.1")
     raw = _read(str(name_or_path), Path(data_dir).expanduser() if data_dir is not None else None, seed)
@@ -201,8 +208,8 @@ def prepare(
         name=raw.name,
         source=raw.source,
         seed=seed,
-        train=Split(norm.apply(raw.pool.x[train]), y[train]),
-        val=Split(norm.apply(held.x), held_y),
+        train=Split(_normalised(norm, raw.pool.x[train], f"{raw.source} (train)"), y[train]),
+        val=Split(_normalised(norm, held.x, f"{raw.source} (val)"), held_y),
         classes=raw.classes,
         class_names=raw.class_names or tuple(str(k) for k in range(raw.classes)),
         input_shape=(int(shape[0]), int(shape[1]), int(shape[2])),
@@ -211,6 +218,16 @@ def prepare(
         official_test=raw.official_test,
         raw_test=raw.test,
     )
+
+
+def _normalised(norm: Normalization, raw: NDArray[Any], where: str) -> Images:
+    """Samples made ready, refused when one lies so far from the training data that float32 cannot hold it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = norm.apply(raw)
+    if raw.dtype.kind == "f" and not np.isfinite(x).all():
+        at = int(np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))[0])
+        raise DataError(f"sample {at} is far from the training data", wanted="numbers of one magnitude", where=where)
+    return x
 
 
 def _subset(y: Labels, classes: int, subset: int | None, seed: int, where: str) -> Mask:

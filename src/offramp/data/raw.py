@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from offramp.errors import DataError
 
+LARGEST = 1e18
+"""A larger number in a sample is a mistake: its square would leave float32."""
+
 Labels = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
@@ -91,6 +94,9 @@ def check_samples(samples: Samples, *, classes: int, shape: tuple[int, ...] | No
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         at = int(np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))[0])
         raise DataError(f"sample {at} holds NaN or infinity", wanted="finite numbers", where=where)
+    if x.dtype.itemsize > 2 and max(float(x.max()), -float(x.min())) > LARGEST:
+        given = f"x reaches from {float(x.min()):g} to {float(x.max()):g}"
+        raise DataError(given, wanted=f"numbers up to {LARGEST:g}", where=where)
     return y.astype(np.int64)
 
 

@@ -38,7 +38,7 @@ from offramp.deploy.manifest import (
 )
 from offramp.deploy.onnx import stage_model
 from offramp.deploy.plan import Plan, make_plan
-from offramp.errors import FormatError, UserError
+from offramp.errors import FormatError, UserError, choose
 from offramp.exits.policy import check_policy
 from offramp.ir.architecture import Architecture
 from offramp.ir.mapping import Mapping as CoreMapping
@@ -77,7 +77,7 @@ class Bundle:
         """
         points = self.manifest.operating_points
         if name not in points:
-            raise UserError(f"operating point {name!r}", wanted=f"one of {', '.join(points)}", where=str(self.path))
+            raise choose("operating point", name, points, where=str(self.path))
         return points[name]
 
 
@@ -119,7 +119,8 @@ def write_bundle(
     """
     target, plan = Path(path), make_plan(network)
     points = {DEFAULT_POINT: OperatingPoint(thresholds=_finite(thresholds)), **(operating_points or {})}
-    _check_points(points, len(plan.stages) - 1, check_policy(policy))
+    _check_points(points, len(plan.stages), where=f"bundle ({check_policy(policy)})")
+    _check_predicted(predicted, len(plan.stages), where="bundle")
     files = {f"stage_{i}.onnx": stage_model(plan, i).SerializeToString() for i in range(len(plan.stages))}
     files[WEIGHTS] = save_tensors(network_tensors(network))
     manifest = Manifest(
@@ -147,11 +148,22 @@ def _finite(thresholds: Sequence[float]) -> tuple[float, ...]:
     return tuple(max(-NEVER_LEAVE, min(NEVER_LEAVE, float(t))) for t in thresholds)
 
 
-def _check_points(points: Mapping[str, OperatingPoint], early: int, policy: str) -> None:
+def _check_points(points: Mapping[str, OperatingPoint], stages: int, where: str) -> None:
+    if DEFAULT_POINT not in points:
+        raise FormatError(f"no operating point {DEFAULT_POINT!r}", wanted="thresholds to start with", where=where)
     for name, point in points.items():
-        if len(point.thresholds) != early:
+        if len(point.thresholds) != stages - 1:
             given = f"{len(point.thresholds)} thresholds at operating point {name!r}"
-            raise UserError(given, wanted=f"{early} numbers, one per early exit", where=f"bundle ({policy})")
+            raise FormatError(given, wanted=f"{stages - 1} numbers, one per early exit", where=where)
+        if point.exit_rates and len(point.exit_rates) != stages:
+            given = f"{len(point.exit_rates)} exit rates at operating point {name!r}"
+            raise FormatError(given, wanted=f"{stages}, one per exit", where=where)
+
+
+def _check_predicted(predicted: Predicted | None, stages: int, where: str) -> None:
+    if predicted is not None and {len(predicted.stages), len(predicted.branches)} != {stages}:
+        given = f"predicted cost of {len(predicted.stages)} stages and {len(predicted.branches)} branches"
+        raise FormatError(given, wanted=f"of {stages} each", where=where)
 
 
 def _mapping_json(mapping: CoreMapping | None) -> dict[str, Any] | None:
@@ -203,7 +215,8 @@ def open_bundle(path: str | Path) -> Bundle:
         raise FormatError(f"not safetensors: {error}", wanted="an intact file", where=str(folder / WEIGHTS)) from error
     network = rebuild_network(manifest.network, tensors, where=str(folder))
     plan = make_plan(network)
-    _check_points(manifest.operating_points, len(plan.stages) - 1, manifest.policy)
+    _check_points(manifest.operating_points, len(plan.stages), where=str(folder / MANIFEST))
+    _check_predicted(manifest.predicted, len(plan.stages), where=str(folder / MANIFEST))
     stages = tuple(contents[name] for name in wanted)
     for index, (name, content) in enumerate(zip(wanted, stages, strict=True)):
         check_stage(content, plan, index, where=str(folder / name))

@@ -59,7 +59,7 @@ class OperatingPoint(Record):
     thresholds: tuple[float, ...]
     split: str | None = None
     accuracy: float | None = Field(default=None, ge=0, le=1)
-    exit_rates: tuple[float, ...] = ()
+    exit_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     latency_ms: float | None = None
     energy_uj: float | None = None
 
@@ -118,7 +118,7 @@ class Manifest(Record):
     metrics: dict[str, dict[str, Any]] = Field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     data: dict[str, Any] | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[FileName, Digest]
 

@@ -2,7 +2,8 @@
 
 A layer is put alone into a network with random weights. On `host` the tensor comes in
 channels last, as ONNX Runtime keeps it between layers, and the time of an empty session run is taken off; layers that
-end an exit carry that time, because each exit ends one session run. On `c` and `qemu-m4` the layer is one function
+end an exit carry that time, because each exit ends one session run, and layers that begin a network carry the
+conversion of its real input. On `c` and `qemu-m4` the layer is one function
 of the generated code. `qemu-m4` gives instructions, written as microseconds of a core that does one per cycle at its
 clock.
 """
@@ -22,12 +23,12 @@ from offramp.deploy.c.build import FAST, build_host, time_host
 from offramp.deploy.c.cortex import build_cortex, run_cortex
 from offramp.deploy.c.generate import write_c
 from offramp.deploy.measure import DEVICES, bound_call, machine_name, pinned_core, time_rounds
-from offramp.deploy.onnx import GraphWriter, make_model, write_step
+from offramp.deploy.onnx import GraphWriter, make_model, write_input, write_step
 from offramp.deploy.plan import Plan, make_plan
 from offramp.errors import UserError, choose
 from offramp.formats.table_yaml import table_row
 from offramp.ir.quantized import Node, NodeOp, QuantizedNetwork, QuantizedStage, Quantizer
-from offramp.ir.workload import Layer, Op
+from offramp.ir.workload import INPUT, Layer, Op, Workload
 
 CORTEX_MHZ = 25.0
 """Clock of the mps2-an386 board, on which a cycle is taken for each instruction."""
@@ -124,22 +125,24 @@ def _company(layer: Layer, quantizer: Quantizer) -> tuple[Node, ...]:
     )
 
 
-def layer_model(plan: Plan) -> onnx.ModelProto:
-    """The layer of `layer_network` for ONNX Runtime, tensors channels last at both ends."""
+def layer_model(plan: Plan, *, begins: bool = False) -> onnx.ModelProto:
+    """The layer of `layer_network` for ONNX Runtime, channels last at both ends; it `begins`: reads real input."""
     graph, step = GraphWriter(), plan.stages[0].backbone[0]
     dense = step.node.op is NodeOp.DENSE
     channels, rows, columns = plan.input.shape
-    sizes = [1, channels, 1, 1] if dense else [1, rows, columns, channels]
+    sizes = [1, channels, rows, columns] if dense or begins else [1, rows, columns, channels]
     name = plan.input.name if dense else "channels_last"
-    if not dense:
+    if begins:
+        name = write_input(graph, plan)
+    elif not dense:
         graph.op("Transpose", [name], plan.input.name, perm=[0, 3, 1, 2])
     write_step(graph, step)
     out, shape = step.target.name, [1, step.target.shape[0]]
     if not dense:
         k, oy, ox = step.target.shape
         out, shape = graph.op("Transpose", [out], "out", perm=[0, 2, 3, 1]), [1, oy, ox, k]
-    ends = [helper.make_tensor_value_info(n, TensorProto.UINT8, s) for n, s in ((name, sizes), (out, shape))]
-    return make_model("layer", graph, [ends[0]], [ends[1]])
+    entry = helper.make_tensor_value_info(name, TensorProto.FLOAT if begins else TensorProto.UINT8, sizes)
+    return make_model("layer", graph, [entry], [helper.make_tensor_value_info(out, TensorProto.UINT8, shape)])
 
 
 def empty_model() -> onnx.ModelProto:
@@ -154,7 +157,7 @@ def profile_layers(
     layers: Sequence[Layer],
     device: str,
     *,
-    ends: Iterable[Layer] = (),
+    networks: Sequence[Workload] = (),
     rounds: int = 200,
     on_layer: Callable[[Layer, float], None] | None = None,
 ) -> list[tuple[Layer, float]]:
@@ -163,7 +166,7 @@ def profile_layers(
     Args:
         layers: what to measure (`unique_layers`).
         device: one of `deploy.measure.DEVICES`.
-        ends: layers that end an exit.
+        networks: where the layers come from: some begin a network there, some end an exit.
         rounds: runs of each.
         on_layer: told of each result as it comes.
 
@@ -172,12 +175,15 @@ def profile_layers(
     """
     if device not in DEVICES:
         raise choose("device", device, DEVICES, where="--device")
-    ending, results = {signature(layer) for layer in ends}, list[tuple[Layer, float]]()
+    beginning = {signature(layer) for network in networks for layer in network.layers if INPUT in layer.inputs}
+    ending = {signature(stage.branch[-1]) for network in networks for stage in network.stages if stage.branch}
+    results = list[tuple[Layer, float]]()
     with pinned_core():
         for layer in layers:
             plan = make_plan(layer_network(layer))
             if device == "host":
-                microseconds = _time_host_layer(plan, rounds, ends_exit=signature(layer) in ending)
+                place = signature(layer)
+                microseconds = _time_host_layer(plan, rounds, begins=place in beginning, ends_exit=place in ending)
             else:
                 microseconds = _time_c_layer(plan, device, rounds)
             results.append((layer, max(microseconds, LEAST_US)))
@@ -186,8 +192,8 @@ def profile_layers(
     return results
 
 
-def _time_host_layer(plan: Plan, rounds: int, *, ends_exit: bool) -> float:
-    times = time_rounds([bound_call(layer_model(plan)), bound_call(empty_model())], rounds)
+def _time_host_layer(plan: Plan, rounds: int, *, begins: bool, ends_exit: bool) -> float:
+    times = time_rounds([bound_call(layer_model(plan, begins=begins)), bound_call(empty_model())], rounds)
     whole, empty = np.percentile(times, QUANTILE, axis=0)
     return float(whole if ends_exit else whole - empty)
 

@@ -128,12 +128,6 @@ class _AcceleratorSpec(_Spec):
     links: list[_LinkSpec] = []
 
 
-_KNOWN = {
-    spec.__name__: tuple(spec.model_fields)
-    for spec in (_AcceleratorSpec, _CoreSpec, _MemorySpec, _ArraySpec, _AnalogSpec, _InMemorySpec, _LinkSpec)
-}
-
-
 def shipped_accelerators() -> list[str]:
     """Names that `load_accelerator` knows without a file."""
     folder = resources.files("offramp.accelerators")
@@ -152,11 +146,12 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
     text = str(name_or_path).removeprefix("table:")
     if text in shipped_accelerators():
         path = Path(str(resources.files("offramp.accelerators") / f"{text}.yaml"))
-    elif Path(text).suffix in (".yaml", ".yml") or Path(text).exists():
+    elif Path(text).suffix in (".yaml", ".yml") or (text and Path(text).exists()):
         path = Path(text)
     else:
         error = choose("accelerator", text, shipped_accelerators(), where="--accelerator")
-        raise AccelerationError(f"{error.given}, and no such file", wanted=error.wanted, write=error.write)
+        given = f"{error.given}, and no such file"
+        raise AccelerationError(given, wanted=error.wanted, where=error.where, write=error.write)
     try:
         data = read_yaml(path)
     except FormatError:
@@ -189,7 +184,7 @@ def _own_from_data(data: dict[str, Any], where: str) -> Accelerator:
     try:
         spec = _AcceleratorSpec.model_validate(data)
     except ValidationError as error:
-        faults.add_validation(error, _KNOWN)
+        faults.add_validation(error, _AcceleratorSpec)
         faults.raise_if_any("the keys of docs/accelerators.md")
         raise
     _check(spec, faults)

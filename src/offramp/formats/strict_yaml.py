@@ -6,12 +6,12 @@ nothing of what the file is about. `Faults` collects everything that is wrong wi
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from offramp.errors import FormatError
 
@@ -85,12 +85,10 @@ class Faults:
         """Note a fault at a path such as `$.cores[1].name`."""
         self.found.append(f"{path}: {message}")
 
-    def add_validation(self, error: ValidationError, known: Mapping[str, Iterable[str]] | None = None) -> None:
-        """Note every fault that pydantic found; `known` proposes keys by the name of the last list or mapping."""
-        names = sorted({n for group in (known or {}).values() for n in group})
+    def add_validation(self, error: ValidationError, model: type[BaseModel]) -> None:
+        """Note every fault that pydantic found in a document of `model`; an unknown key is told which it may be."""
         for fault in error.errors(include_url=False, include_context=False):
-            path = json_path(fault["loc"])
-            self.add(path, _message(fault, names))
+            self.add(json_path(fault["loc"]), _message(fault, model))
 
     def raise_if_any(self, wanted: str) -> None:
         """Raise what was found.
@@ -108,16 +106,33 @@ def json_path(location: Iterable[str | int]) -> str:
     return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
 
 
-def _message(fault: Any, names: list[str]) -> str:
+def _message(fault: Any, model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
-        last = str(fault["loc"][-1])
-        close = difflib.get_close_matches(last, names, n=1, cutoff=0.4)
-        return "unknown key" + (f", write {close[0]}" if close else "")
+        names = _keys_at(model, fault["loc"])
+        close = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1, cutoff=0.65)
+        return "unknown key, " + (f"write {close[0]}" if close else f"there are {', '.join(names)}")
     if fault["type"] == "missing":
         return "missing"
     given = fault["input"]
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and _short(given) else ""
+    if isinstance(given, str) and fault["type"] in ("int_type", "float_type"):
+        shown += ", write a number: the unit stands in the key"
     return str(fault["msg"]).removeprefix("Value error, ") + shown
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> tuple[str, ...]:
+    """Keys of the mapping that holds the last step of a location."""
+    for step in location[:-1]:
+        field = model.model_fields.get(str(step))
+        model = (_model_in(field.annotation) if field else None) or model
+    return tuple(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first model inside an annotation such as `list[Model] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
 
 
 def _short(value: Any) -> bool:

@@ -52,7 +52,7 @@ def table_from_data(data: dict[str, Any], where: str) -> Accelerator:
     try:
         spec = _TableSpec.model_validate(data)
     except ValidationError as error:
-        faults.add_validation(error, {"table": tuple(_TableSpec.model_fields), "row": tuple(_RowSpec.model_fields)})
+        faults.add_validation(error, _TableSpec)
         faults.raise_if_any("a table of measured layer times")
         raise
     rows = [_row(r) for r in spec.measured]

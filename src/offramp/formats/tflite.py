@@ -20,7 +20,11 @@ from offramp.ir.quantized import Activation, NodeOp
 from offramp.ir.workload import INPUT
 
 Floats = NDArray[np.float32]
+Reals = NDArray[np.float64]
 Padding = tuple[int, int, int, int]
+
+MAX_SIZE = 1 << 16
+"""A larger map, window, stride or padding is a mistake."""
 
 _DTYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9: np.int8}
 _ACTIVATIONS = {0: Activation.NONE, 1: Activation.RELU, 3: Activation.RELU6}
@@ -80,7 +84,7 @@ class _Tensor:
     shape: tuple[int, ...]
     dtype: int
     buffer: int
-    scale: Floats
+    scale: Reals
     zero_point: NDArray[np.int64]
     axis: int
 
@@ -108,10 +112,12 @@ def read_tflite(path: str | Path) -> TfliteModel:
 def _read_tensor(table: Table) -> _Tensor:
     quantization = table.table(4)
     shape = tuple(int(n) for n in table.array(0, np.int32))
+    if any(n < 1 for n in shape[1:]):
+        raise FormatError(f"a tensor of shape {shape}", wanted="positive sizes")
     kind, buffer = table.scalar(1, "b"), table.scalar(2, "I")
     if quantization is None:
-        return _Tensor(shape, kind, buffer, np.zeros(0, np.float32), np.zeros(0, np.int64), 0)
-    scale = quantization.array(2, np.float32).astype(np.float32)
+        return _Tensor(shape, kind, buffer, np.zeros(0), np.zeros(0, np.int64), 0)
+    scale = _reals(quantization.array(2, np.float32), "quantization scales")
     zero = quantization.array(3, np.int64).astype(np.int64)
     return _Tensor(shape, kind, buffer, scale, zero, quantization.scalar(6, "i"))
 
@@ -139,17 +145,16 @@ class _Reader:
         inputs, outputs = self.graph.array(1, np.int32), self.graph.array(2, np.int32)
         if len(inputs) != 1 or len(outputs) != 1:
             raise FormatError(f"{len(inputs)} inputs and {len(outputs)} outputs", wanted="one of each")
-        entry = self.tensors[int(inputs[0])]
-        if len(entry.shape) != 4:
-            raise FormatError(f"an input of shape {entry.shape}", wanted="(1, height, width, channels)")
+        entry = self._tensor(int(inputs[0]))
+        scale, zero = _input_quantization(entry)
+        h, w, c = self._map(int(inputs[0]))
         self.alias[int(inputs[0])] = INPUT
         for operator in self.graph.tables(3, lambda t: t):
             self._operator(operator)
-        _, h, w, c = entry.shape
         return TfliteModel(
             input_shape=(c, h, w),
-            input_scale=float(entry.scale[0]) if len(entry.scale) else 1.0,
-            input_zero_point=int(entry.zero_point[0]) if len(entry.zero_point) else 0,
+            input_scale=scale,
+            input_zero_point=zero,
             layers=tuple(self.layers.values()),
             output=self.alias[int(outputs[0])],
         )
@@ -189,24 +194,41 @@ class _Reader:
         self.layers[name] = replace(layer, name=name, op=op, inputs=tuple(self.alias[i] for i in ins))
         self.alias[out] = name
 
-    def _constant(self, index: int) -> Floats:
-        """A constant tensor as real numbers in its own layout."""
-        tensor = self.tensors[index]
+    def _tensor(self, index: int) -> _Tensor:
+        if not 0 <= index < len(self.tensors):
+            raise FormatError(f"tensor number {index}", wanted=f"0 to {len(self.tensors) - 1}")
+        return self.tensors[index]
+
+    def _raw(self, index: int) -> NDArray[Any]:
+        """A constant tensor as its file has it."""
+        tensor = self._tensor(index)
         if tensor.dtype not in _DTYPES:
             raise FormatError(f"tensor type {tensor.dtype}", wanted="float32, float16, int8, uint8, int32 or int64")
-        raw = self.buffers[tensor.buffer].view(np.dtype(_DTYPES[tensor.dtype]).newbyteorder("<")).reshape(tensor.shape)
-        if not len(tensor.scale):
-            return _finite(raw)
-        along = [-1 if i == tensor.axis and len(tensor.scale) > 1 else 1 for i in range(raw.ndim)]
-        zero = tensor.zero_point.reshape(along if len(tensor.zero_point) > 1 else [1] * raw.ndim)
-        return _finite((raw.astype(np.float64) - zero) * tensor.scale.astype(np.float64).reshape(along))
+        kind = np.dtype(_DTYPES[tensor.dtype]).newbyteorder("<")
+        return self.buffers[tensor.buffer].view(kind).reshape(tensor.shape)
+
+    def _constant(self, index: int) -> Floats:
+        """A constant tensor as real numbers in its own layout."""
+        tensor, values = self._tensor(index), _reals(self._raw(index), "weights")
+        if len(tensor.scale):
+            along = [-1 if i == tensor.axis and len(tensor.scale) > 1 else 1 for i in range(values.ndim)]
+            zero = tensor.zero_point.reshape(along if len(tensor.zero_point) > 1 else [1] * values.ndim)
+            values = _reals((values - zero) * tensor.scale.reshape(along), "weights")
+        return values.astype(np.float32)
+
+    def _integers(self, index: int) -> list[int]:
+        """A constant tensor of whole numbers as a flat list."""
+        raw = self._raw(index)
+        if raw.dtype.kind not in "iu":
+            raise FormatError(f"numbers of type {raw.dtype.name}", wanted="whole numbers (axes, padding)")
+        return [int(n) for n in raw.reshape(-1)]
 
     def _bias(self, ins: list[int]) -> Floats | None:
         return self._constant(ins[2]) if len(ins) > 2 and ins[2] >= 0 else None
 
     def _map(self, index: int) -> tuple[int, int, int]:
-        shape = self.tensors[index].shape
-        if len(shape) != 4:
+        shape = self._tensor(index).shape
+        if len(shape) != 4 or max(shape) > MAX_SIZE:
             raise FormatError(f"a tensor of shape {shape}", wanted="a map (1, height, width, channels)")
         return shape[1], shape[2], shape[3]
 
@@ -255,11 +277,11 @@ class _Reader:
 
     def _dense(self, ins: list[int], out: int, options: Table) -> None:
         weight, source = self._constant(ins[1]), ins[0]
-        if len(self.tensors[source].shape) == 4:
+        if len(self._tensor(source).shape) == 4:
             self._flatten(source, out)
             source = out
-        if self.tensors[ins[0]].shape[0] != 1 or weight.ndim != 2:
-            raise FormatError(f"a dense layer on {self.tensors[ins[0]].shape}", wanted="one vector (1, features)")
+        if self._tensor(ins[0]).shape[0] != 1 or weight.ndim != 2:
+            raise FormatError(f"a dense layer on {self._tensor(ins[0]).shape}", wanted="one vector (1, features)")
         layer = TfliteLayer(
             name="",
             op=NodeOp.DENSE,
@@ -276,7 +298,7 @@ class _Reader:
         return weight.reshape(-1, h, w, c).transpose(0, 3, 1, 2).reshape(weight.shape)
 
     def _add(self, ins: list[int], out: int, options: Table) -> None:
-        if self.tensors[ins[0]].shape != self.tensors[ins[1]].shape or not set(ins) <= set(self.alias):
+        if self._tensor(ins[0]).shape != self._tensor(ins[1]).shape or not set(ins) <= set(self.alias):
             raise FormatError("an addition that broadcasts or adds a constant", wanted="two tensors of one shape")
         activation = _activation(options.scalar(0, "b"))
         self._emit(NodeOp.ADD, ins, out, TfliteLayer(name="", op=NodeOp.ADD, inputs=(), activation=activation))
@@ -298,32 +320,32 @@ class _Reader:
         self._pool(NodeOp.MAX_POOL, ins, out, options)
 
     def _mean(self, ins: list[int], out: int, options: Table) -> None:
-        axes = sorted(int(a) % 4 for a in self._constant(ins[1]).reshape(-1))
+        axes = sorted(a % 4 for a in self._integers(ins[1]))
         if axes != [1, 2]:
             raise FormatError(f"a mean over axes {axes}", wanted="height and width")
         kernel = self._map(ins[0])[:2]
         layer = TfliteLayer(name="", op=NodeOp.AVG_POOL, inputs=(), kernel=kernel, stride=kernel)
         self._emit(NodeOp.AVG_POOL, ins[:1], out, layer)
-        if len(self.tensors[out].shape) == 2:
+        if len(self._tensor(out).shape) == 2:
             self._emit(NodeOp.FLATTEN, [out], out, TfliteLayer(name="", op=NodeOp.FLATTEN, inputs=()))
 
     def _reshape(self, ins: list[int], out: int, options: Table) -> None:
-        before, after = self.tensors[ins[0]].shape, self.tensors[out].shape
+        before, after = self._tensor(ins[0]).shape, self._tensor(out).shape
         if len(after) != 2 or after[0] not in (1, -1):
             raise FormatError(f"a reshape from {before} to {after}", wanted="a flattening to (1, features)")
         self._flatten(ins[0], out)
 
     def _flatten(self, source: int, out: int) -> None:
         self._emit(NodeOp.FLATTEN, [source], out, TfliteLayer(name="", op=NodeOp.FLATTEN, inputs=()))
-        if len(self.tensors[source].shape) == 4:
+        if len(self._tensor(source).shape) == 4:
             self.flattened[self.alias[out]] = self._map(source)
 
     def _pad(self, ins: list[int], out: int, options: Table) -> None:
-        amounts = self._constant(ins[1]).astype(int).reshape(-1, 2).tolist()
-        if len(amounts) != 4 or amounts[0] != [0, 0] or amounts[3] != [0, 0]:
+        amounts = self._integers(ins[1])
+        if len(amounts) != 8 or any(amounts[:2] + amounts[6:]) or not 0 <= min(amounts) <= max(amounts) <= MAX_SIZE:
             raise FormatError(f"padding {amounts}", wanted="padding of height and width")
         self.alias[out] = self.alias[ins[0]]
-        self.pads[out] = (*amounts[1], *amounts[2])
+        self.pads[out] = (amounts[2], amounts[3], amounts[4], amounts[5])
 
     def _relu(self, ins: list[int], out: int, options: Table) -> None:
         self._activate(ins[0], out, Activation.RELU)
@@ -348,16 +370,29 @@ def _check_sizes(op: NodeOp, layer: TfliteLayer) -> None:
     shape = () if layer.weight is None else layer.weight.shape
     sizes = (layer.groups, *layer.kernel, *layer.stride, *shape)
     fits = layer.bias is None or layer.bias.shape == shape[:1]
-    if min(sizes) < 1 or not fits or (shape and shape[0] % layer.groups):
+    large = max(*layer.kernel, *layer.stride, *layer.padding) > MAX_SIZE
+    if min(sizes) < 1 or large or not fits or (shape and shape[0] % layer.groups):
         raise FormatError(f"sizes {sizes} of {op.value}", wanted="positive sizes and one bias per channel")
 
 
-def _finite(given: NDArray[Any]) -> Floats:
+def _reals(given: NDArray[Any], what: str) -> Reals:
+    """Numbers of a file as float64; refused unless float32 can hold every one of them."""
     with np.errstate(invalid="ignore"):  # casting a signalling NaN warns; it is refused below
         values = given.astype(np.float64)
     if values.size and not np.abs(values).max() < np.finfo(np.float32).max:
-        raise FormatError("weights that are not finite", wanted="finite numbers")
-    return values.astype(np.float32)
+        raise FormatError(f"{what} that are not finite", wanted="finite numbers")
+    return values
+
+
+def _input_quantization(tensor: _Tensor) -> tuple[float, int]:
+    """Scale and zero point of the input; 1 and 0 for one of floats."""
+    if not len(tensor.scale):
+        return 1.0, 0
+    scale, zero = float(tensor.scale[0]), int(tensor.zero_point[0]) if len(tensor.zero_point) else 0
+    if scale <= 0 or abs(zero) >= MAX_SIZE:
+        given = f"an input of scale {scale} and zero point {zero}"
+        raise FormatError(given, wanted="a positive scale and a small number")
+    return scale, zero
 
 
 def _activation(number: int) -> Activation:

@@ -147,11 +147,6 @@ class _StreamSpec(_Spec):
     kernel_library: str | None = None
 
 
-_KNOWN = {
-    s.__name__: tuple(s.model_fields) for s in (_CoreSpec, _MemorySpec, _ArraySpec, _PortSpec, _GraphSpec, _StreamSpec)
-}
-
-
 def is_zigzag(data: dict[str, Any]) -> bool:
     """True for a ZigZag core file (`memories` is a mapping beside an array)."""
     return isinstance(data.get("memories"), dict) or "operational_array" in data or "multipliers" in data
@@ -235,7 +230,7 @@ def _validated(model: type[T], data: dict[str, Any], where: str) -> T:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults.add_validation(error, _KNOWN)
+        faults.add_validation(error, model)
         faults.raise_if_any("ZigZag's or Stream's format")
         raise
 
@@ -258,15 +253,22 @@ def _read_core(name: str, system: Path, index: int) -> Core:
 
 def _named(core: Core, index: int, roles: dict[str, int | None]) -> Core:
     if index == roles["pooling"]:
-        return replace(core, name=f"pooling{index}", kind=CoreKind.VECTOR, ops=(Op.MAX_POOL, Op.AVG_POOL))
+        return replace(_by_channel(core), name=f"pooling{index}", kind=CoreKind.VECTOR, ops=(Op.MAX_POOL, Op.AVG_POOL))
     if index == roles["simd"]:
-        return replace(core, name=f"simd{index}", kind=CoreKind.VECTOR, ops=(Op.ADD,))
+        return replace(_by_channel(core), name=f"simd{index}", kind=CoreKind.VECTOR, ops=(Op.ADD,))
     special = roles["pooling"] is not None or roles["simd"] is not None
     ops = tuple(op for op in Op if op in MATMUL_OPS or not special) + (
         (Op.MAX_POOL, Op.AVG_POOL) if special and roles["pooling"] is None else ()
     )
     ops += (Op.ADD,) if special and roles["simd"] is None else ()
     return replace(core, name=f"{core.name}{index}", ops=ops)
+
+
+def _by_channel(core: Core) -> Core:
+    """A core for pooling or additions: the K that Stream's files unroll there are channels, which are groups G here."""
+    assert core.array is not None
+    dataflow = tuple((d, tuple(("G" if n == "K" else n, f) for n, f in loops)) for d, loops in core.array.dataflow)
+    return replace(core, array=replace(core.array, dataflow=dataflow))
 
 
 def _core(spec: _CoreSpec, where: str, *, offchip_allowed: bool = False) -> Core:

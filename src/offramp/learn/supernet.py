@@ -1,9 +1,10 @@
 """Shared weights: one training run from which every candidate of a space is cut.
 
 Each step trains the largest network and a random one, every second step the smallest in its place (the sandwich rule
-of Yu & Huang, ICCV 2019, spread over two steps); the largest learns from the labels, the others also from its deepest
-exit (in-place distillation, Yu et al., ECCV 2020). The largest has a branch of a drawn kind at every mounting point,
-the others one branch at a drawn place, so that many kinds cost no more than one.
+of Yu & Huang, ICCV 2019, spread over two steps). All follow a teacher's deepest exit where there is one; without, the
+largest learns from the labels alone and the others also from its deepest exit (in-place distillation, Yu et al., ECCV
+2020). The largest has a branch of a drawn kind at every mounting point, the others one branch at a drawn place, so
+that many kinds cost no more than one.
 Candidates read prefixes of the shared tensors (`nn.shared`), in training as in a cut-out network. In a second phase
 the weights of random candidates are rounded to the bits that each of their layers drew, straight-through, so that low
 bits find shared weights that bear them; batch norms behind the convolutions make this the rounding of folded weights.
@@ -21,7 +22,7 @@ from torch.func import functional_call
 
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.learn.loss import ExitLoss
-from offramp.learn.train import seed_of
+from offramp.learn.train import deepest, seed_of
 from offramp.nn.network import EarlyExitNetwork, skeleton
 from offramp.nn.quantizers import SMALLEST_STEP, round_to_grid
 from offramp.nn.shared import slice_parameters
@@ -67,9 +68,16 @@ class SandwichLoss:
     """
 
     def __init__(
-        self, network: EarlyExitNetwork, sandwich: Sandwich, *, seed: int, loss: ExitLoss | None = None
+        self,
+        network: EarlyExitNetwork,
+        sandwich: Sandwich,
+        *,
+        seed: int,
+        loss: ExitLoss | None = None,
+        teacher: EarlyExitNetwork | None = None,
     ) -> None:
         self.network, self.sandwich, self.seed, self.loss = network, sandwich, seed, loss or ExitLoss()
+        self.teacher = teacher
         self.kinds: dict[int, list[str]] = {}
         for choice in network.exits:
             self.kinds.setdefault(choice.mounting_point, []).append(choice.branch)
@@ -79,12 +87,15 @@ class SandwichLoss:
         rng = np.random.default_rng(seed_of(self.seed, step, 4))
         largest = Architecture(backbone=self.network.name, exits=self._exits(rng))
         logits = self._logits(largest, x, keep_statistics=True)
-        total, teacher = self.loss(logits, y), logits[-1].detach()
+        taught = None if self.teacher is None else deepest(self.teacher, x)
+        total = self.loss(logits, y, taught)
         late = self.sandwich.rounded_from is not None and step >= self.sandwich.rounded_from
         random = step % 2 == 0
         candidate = self.sandwich.sample(rng) if random else self.sandwich.smallest
         fitted = self._with_exit(candidate, self._exits(rng), rng)
-        other = self.loss(self._logits(fitted, x, rounds=late and random), y, teacher)
+        other = self.loss(
+            self._logits(fitted, x, rounds=late and random), y, logits[-1].detach() if taught is None else taught
+        )
         return (total + other) / 2, logits
 
     def _exits(self, rng: np.random.Generator) -> tuple[ExitChoice, ...]:

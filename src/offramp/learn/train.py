@@ -25,6 +25,8 @@ from offramp.nn.fold import collecting_norms
 from offramp.nn.quantize import PreparedNetwork
 
 _NORM_SAMPLES, _NORM_BATCH = 4096, 256
+_LARGE_SAMPLE = 2048
+"""Values of a sample from which float training on a processor uses bfloat16."""
 
 
 class Optimizer(StrEnum):
@@ -44,6 +46,7 @@ class TrainConfig:
         warmup: share of all steps in which the rate rises linearly; afterwards it falls to 0 as a cosine.
         weight_decay: on weights of two dimensions and more; never on biases, batch norms and quantizer steps.
         clip_norm: largest gradient norm of a step; 0 for no limit.
+        bfloat16: allow it in float training, where the device multiplies it natively and it pays.
         loss: how the exits share the loss.
     """
 
@@ -53,12 +56,27 @@ class TrainConfig:
     warmup: float = 0.2
     weight_decay: float = 0.02
     clip_norm: float = 0.0
+    bfloat16: bool = True
     loss: ExitLoss = field(default_factory=ExitLoss)
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot train."""
         if self.batch < 1 or not 0 < self.learning_rate < math.inf or not 0 <= self.warmup < 1:
             raise UserError(f"{self}", wanted="batch >= 1, learning_rate > 0, warmup in [0, 1)")
+
+
+FEW_SAMPLES = 10_000
+
+
+def float_recipe(samples: int) -> TrainConfig:
+    """How float weights are trained from scratch on a training set of this many samples.
+
+    SGD where there are many steps (CIFAR-10, ResNet-8, 4 epochs, validation: 75.2 % against 71.8 % with AdamW), AdamW
+    where there are few (digits, 10 epochs, 3 seeds: 99.2 % against 98.5 % with SGD).
+    """
+    if samples < FEW_SAMPLES:
+        return TrainConfig()
+    return TrainConfig(optimizer=Optimizer.SGD, learning_rate=0.1, weight_decay=5e-4, warmup=0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +139,13 @@ def fit(
     run.settle_norms()
     network.eval()
     return History(tuple(records))
+
+
+@torch.no_grad()
+def deepest(network: nn.Module, x: Tensor) -> Tensor:
+    """Logits (N, classes) of the last exit, without gradients."""
+    logits: Tensor = network(x)[-1]
+    return logits
 
 
 def seed_of(*parts: int) -> int:
@@ -217,20 +242,25 @@ class _Run:
     def joint_loss(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
         """All exits together, after the teacher when there is one."""
         logits = self.network(x)
-        return self.config.loss(logits, y, self._teach(x)), logits
-
-    def _teach(self, x: Tensor) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        with torch.no_grad():
-            deepest: Tensor = self.teacher(x)[-1]
-        return deepest
+        taught = None if self.teacher is None else deepest(self.teacher, x)
+        return self.config.loss(logits, y, taught), logits
 
     def _precision(self) -> AbstractContextManager[object]:
-        """bfloat16 for float networks on CUDA; a rounded network needs all 24 bits."""
-        if self.device.type == "cuda" and not isinstance(self.network, PreparedNetwork):
-            return torch.autocast("cuda", torch.bfloat16)
-        return nullcontext()
+        """bfloat16 where the device multiplies it natively and it pays; a rounded network needs all 24 bits.
+
+        Networks for small samples spend their time between the operations: bfloat16 saves them nothing.
+        """
+        pays = self.device.type == "cuda" or self.x[0].numel() >= _LARGE_SAMPLE
+        full = isinstance(self.network, PreparedNetwork) or not self.config.bfloat16
+        if full or not pays or not multiplies_bfloat16(self.device):
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """True for CUDA, and for a processor with AVX512-BF16 (1.75 times the images per second of ResNet-8)."""
+    ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    return device.type == "cuda" or bool(ask().get("avx512_bf16", False))
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -240,6 +270,6 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    if config.optimizer is Optimizer.SGD:
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True, fused=True)
+    if config.optimizer is Optimizer.SGD:  # fused, it fails on parameters whose first gradient comes later than others'
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True, foreach=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)

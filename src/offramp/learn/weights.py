@@ -6,21 +6,36 @@ A file is written beside its place and moved there, so a reader never sees half 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from offramp.errors import FormatError
+from offramp.errors import FormatError, InternalError
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write named tensors and strings; an older file is replaced in one step."""
+    """Write named tensors and strings; an older file is replaced in one step.
+
+    Raises:
+        InternalError: the disk is full or broken; an older file stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(plain, part, metadata={"format": "pt", **metadata})
-    part.replace(path)
+    try:
+        save_file(plain, part, metadata={"format": "pt", **metadata})
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise InternalError(
+            f"{path}: weights could not be written ({error}); what is journalled is kept. "
+            "Free some disk space and run the same command again"
+        ) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -51,6 +66,17 @@ def load_weights(path: Path, network: nn.Module) -> dict[str, str]:
     check_fit(tensors, network, where=str(path))
     network.load_state_dict(tensors)
     return metadata
+
+
+def fill(network: nn.Module, arrays: Mapping[str, NDArray[Any]], *, where: str) -> None:
+    """Fill the network from NumPy arrays by name.
+
+    Raises:
+        FormatError: names or shapes are not those of the network; nothing is loaded then.
+    """
+    tensors = {name: torch.as_tensor(np.array(array)) for name, array in arrays.items()}
+    check_fit(tensors, network, where=where)
+    network.load_state_dict(tensors)
 
 
 def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, *, where: str) -> None:

@@ -54,6 +54,11 @@ class PreparedNetwork(nn.Module):
         self._quantizers = {INPUT: self.input}
         self.layers = nn.ModuleList()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the layers."""
+        return frozenset(self._index)
+
     def layer(self, name: str) -> Layer:
         """A layer by name."""
         module = self.layers[self._index[name]]

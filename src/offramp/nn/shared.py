@@ -95,11 +95,21 @@ def cut_out(source: EarlyExitNetwork, architecture: Architecture, *, seed: int =
         UserError: the architecture does not fit the backbone, or is wider than the source.
     """
     network = materialize(skeleton(architecture, source.full), seed)
+    take_over(network, source)
+    return network.to(next(source.parameters()).device)
+
+
+@torch.no_grad()
+def take_over(network: EarlyExitNetwork, source: EarlyExitNetwork) -> None:
+    """Fill every block and branch that the source has too, in place; the rest keeps its values.
+
+    Raises:
+        UserError: a tensor is larger than the source's.
+    """
     mine = network.state_dict()
     for name, view in _pairs(source, network, source.state_dict(), mine):
         if view is not None:
             mine[name].copy_(view)
-    return network.to(next(source.parameters()).device)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ It gets bars as plain values and knows nothing of prices; `offramp price --gantt
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -16,6 +17,15 @@ COLORS = {
     "spill": "#ff725c",
 }
 """Colour of each kind of bar (Observable's palette, readable for most colour-blind eyes)."""
+HEAD, FOOT, LANE = 150, 70, 42
+"""Pixels above and below the lanes (title, legend and marks; the axis), and of a lane."""
+PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title></head>
+<body>{drawing}</body>
+</html>
+"""
+_LABEL = {"showarrow": False, "textangle": -40, "font": {"size": 11}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,37 +51,51 @@ class Mark:
 def gantt_html(title: str, bars: Sequence[Bar], marks: Sequence[Mark] = ()) -> str:
     """The drawing as one HTML page with its script inside."""
     lanes = list(dict.fromkeys(bar.lane for bar in bars))
-    figure = go.Figure()
-    for kind in dict.fromkeys(bar.kind for bar in bars):
-        chosen = [bar for bar in bars if bar.kind == kind]
-        figure.add_trace(
-            go.Bar(
-                name=kind,
-                orientation="h",
-                y=[bar.lane for bar in chosen],
-                base=[bar.start for bar in chosen],
-                x=[bar.end - bar.start for bar in chosen],
-                text=[bar.label for bar in chosen],
-                textposition="inside",
-                insidetextanchor="middle",
-                marker={"color": COLORS.get(kind, "#9c6b4e"), "line": {"color": "white", "width": 1}},
-                customdata=["<br>".join((f"{bar.start:,.0f} to {bar.end:,.0f}", *bar.detail)) for bar in chosen],
-                hovertemplate="<b>%{text}</b> on %{y}<br>%{customdata}<extra></extra>",
-            )
-        )
+    figure = go.Figure([_trace(kind, bars) for kind in dict.fromkeys(bar.kind for bar in bars)])
     for mark in marks:
-        figure.add_vline(x=mark.at, line={"dash": "dot", "color": "#444"}, annotation_text=mark.label)
+        figure.add_vline(x=mark.at, line={"dash": "dot", "color": "#444"})
+        figure.add_annotation(x=mark.at, y=1, yref="paper", yanchor="bottom", xanchor="left", text=mark.label, **_LABEL)
+    height = HEAD + FOOT + LANE * len(lanes)
     figure.update_layout(
-        title=title,
+        title={"text": title, "yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 16}},
         barmode="overlay",
         xaxis={"title": "cycles", "rangemode": "tozero"},
-        yaxis={"categoryorder": "array", "categoryarray": lanes[::-1]},
-        height=220 + 46 * len(lanes),
-        legend={"orientation": "h", "y": -0.25},
+        yaxis={"categoryorder": "array", "categoryarray": lanes[::-1], "range": [-0.5, len(lanes) - 0.5]},
+        height=height,
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 1 - 42 / height,
+            "yanchor": "top",
+            "x": 0,
+            "xanchor": "left",
+        },
+        uniformtext={"minsize": 8, "mode": "hide"},
         template="plotly_white",
-        margin={"t": 90},
+        margin={"t": HEAD, "b": FOOT},
     )
-    return str(figure.to_html(include_plotlyjs=True, full_html=True))
+    drawing = figure.to_html(include_plotlyjs=True, full_html=False, default_height=f"{height}px", div_id="schedule")
+    return PAGE.format(title=escape(title), drawing=drawing)
+
+
+def _trace(kind: str, bars: Sequence[Bar]) -> go.Bar:
+    """All bars of one kind; names that do not fit a bar are left out (pointing at it shows them)."""
+    chosen = [bar for bar in bars if bar.kind == kind]
+    return go.Bar(
+        name=kind,
+        orientation="h",
+        y=[bar.lane for bar in chosen],
+        base=[bar.start for bar in chosen],
+        x=[bar.end - bar.start for bar in chosen],
+        text=[bar.label for bar in chosen],
+        textposition="inside",
+        textangle=0,
+        insidetextanchor="middle",
+        insidetextfont={"size": 10},
+        marker={"color": COLORS.get(kind, "#9c6b4e"), "line": {"color": "white", "width": 1}},
+        customdata=["<br>".join((f"{bar.start:,.0f} to {bar.end:,.0f}", *bar.detail)) for bar in chosen],
+        hovertemplate="<b>%{text}</b> on %{y}<br>%{customdata}<extra></extra>",
+    )
 
 
 def write_gantt(path: str | Path, title: str, bars: Sequence[Bar], marks: Sequence[Mark] = ()) -> Path:

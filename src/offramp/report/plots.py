@@ -137,7 +137,7 @@ def front_svg(report: StudyReport, cost: str = "energy_uj", *, width: int = 720,
     if not points:
         return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"></svg>'
     chosen = [(float(getattr(m, cost)), 100 * m.accuracy_val) for _, m in report.front]
-    every = np.array(points + fixed)
+    every = np.array(points + chosen + fixed)
     span = max(float(np.ptp(every[:, 1])), 0.5)
     right, bottom, top = every[:, 0].max() * 1.05, every[:, 1].min() - 0.08 * span, every[:, 1].max() + 0.08 * span
     left_edge, lower_edge, upper_edge = 64, height - 52, 34

@@ -150,9 +150,7 @@ def _activations(info: BackboneInfo, accelerator: Accelerator, wanted: Sequence[
         if all(any(takes(c, op, w, a) for c in accelerator.cores for w in WEIGHT_BITS) for op in ops)
     )  # fmt: skip
     if not found:
-        given = f"activation bits {', '.join(map(str, wanted))}"
-        listed = "; ".join(f"{c.name}: {c.activation_bits or 'all'}" for c in accelerator.cores)
-        raise AccelerationError(given, wanted=f"bits that the cores take ({listed})", where=accelerator.name)
+        raise _no_core(_homeless(info, accelerator, wanted), accelerator, WEIGHT_BITS, wanted)
     return found
 
 
@@ -165,12 +163,32 @@ def _weights(
         if all(any(takes(c, layer.op, w, a) for c in accelerator.cores) for a in activations)
     )  # fmt: skip
     if not found:
-        given = f"no core runs {layer.op} layer {layer.name} at weight bits {', '.join(map(str, wanted))}"
-        listed = "; ".join(
-            f"{c.name} runs {', '.join(c.ops)}, weights {c.weight_bits or 'all'}" for c in accelerator.cores
-        )
-        raise AccelerationError(given, wanted=listed, where=f"accelerator {accelerator.name}")
+        raise _no_core(layer, accelerator, wanted, activations)
     return found
+
+
+def _homeless(info: BackboneInfo, accelerator: Accelerator, activations: Sequence[int]) -> LayerInfo:
+    """The layer that the fewest activation bits suit."""
+
+    def suits(layer: LayerInfo) -> int:
+        cores = accelerator.cores
+        return sum(any(takes(c, layer.op, w, a) for c in cores for w in WEIGHT_BITS) for a in activations)
+
+    return min((x for x in info.layers if x.weights), key=suits)
+
+
+def _no_core(
+    layer: LayerInfo, accelerator: Accelerator, weights: Sequence[int], activations: Sequence[int]
+) -> AccelerationError:
+    def at(weight_bits: Sequence[int], activation_bits: Sequence[int]) -> str:
+        w, a = (", ".join(map(str, bits)) or "any" for bits in (weight_bits, activation_bits))
+        return f"at weight bits {w} and activation bits {a}"
+
+    given = f"no core runs {layer.op} layer {layer.name} {at(weights, activations)}"
+    cores = "; ".join(
+        f"{c.name} runs {', '.join(c.ops)} {at(c.weight_bits, c.activation_bits)}" for c in accelerator.cores
+    )
+    return AccelerationError(given, wanted=f"a core that does ({cores})", where=f"accelerator {accelerator.name}")
 
 
 def array_step(accelerator: Accelerator) -> int:

@@ -1,15 +1,17 @@
 """Candidates as numbers for regressors: sizes, bits and places in [0, 1], not category codes.
 
-A row per candidate, and a row per exit of a candidate (the final one too) for what is predicted exit by exit.
-Only plain values of the space are read; no price and no network.
+A row per candidate, and a row per exit of a candidate (the final one too) for what is predicted exit by exit. What an
+exit answers depends on the layers before it and on its own branch alone, so its row knows nothing else: networks that
+begin alike teach one another. Only plain values of the space are read; no price and no network.
 """
 
 from collections.abc import Sequence
+from math import log2
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.ir.architecture import Architecture
+from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.search.space import Gene, Space, Treatment
 
 Floats = NDArray[np.float64]
@@ -23,7 +25,20 @@ class Features:
         self._macs = {m.index: m.macs for m in space.info.mounting_points}
         self._layers = [x for x in space.info.layers if x.weights]
         self._total = float(sum(x.macs for x in self._layers) or 1)
+        self._channels = {g.name: g.channels for g in space.info.width_groups}
         self._kinds = space.info.branch_kinds
+        self._places = [self._place(gene) for gene in space.genes]
+        self._neutral = [_numbers(gene, gene.neutral) for gene in space.genes]
+
+    def _place(self, gene: Gene) -> int:
+        """The first block that a gene changes; one before the first for genes of exits, which have columns apart."""
+        info, name = self._info, gene.name
+        if name.startswith("exit"):
+            return -1
+        if gene.part in ("depth", "width"):
+            groups = info.depth_groups if gene.part == "depth" else info.width_groups
+            return min((b for g in groups if g.name == name for b in g.blocks), default=info.blocks)
+        return next((x.block for x in info.layers if x.name == name), info.blocks)
 
     def rows(self, candidates: Sequence[Architecture]) -> Floats:
         """One row per candidate, [n, F]."""
@@ -32,33 +47,56 @@ class Features:
     def _row(self, candidate: Architecture) -> list[float]:
         vector = self._space.encode(candidate).tolist()
         row = [x for gene, value in zip(self._space.genes, vector, strict=True) for x in _numbers(gene, value)]
-        return row + self._summary(candidate)
+        return [*row, *self._summary(candidate, self._info.blocks), len(candidate.exits) / 10]
 
-    def _summary(self, candidate: Architecture) -> list[float]:
-        """Share of the full backbone's work that is left, that is analog, and mean bits weighted by work."""
-        groups = {g.name: g.channels for g in self._info.width_groups}
+    def _summary(self, candidate: Architecture, last: int) -> list[float]:
+        """Of the layers up to a block: work and weights left, on a log scale; shares that are analog; mean bits."""
         widths, cores = dict(candidate.widths), dict(candidate.cores)
         blocks = {*self._info.kept_blocks(candidate.depths), self._info.blocks}
-        work, analog, bits = 0.0, 0.0, 0.0
+        work, weights, analog, bits = 0.0, 0.0, 0.0, 0.0
         for x in self._layers:
-            if x.block in blocks:
-                share = x.macs * widths.get(x.width_group, groups.get(x.width_group, 1)) / groups.get(x.width_group, 1)
-                work += share
-                analog += share * (x.name in cores)
-                bits += share * candidate.precision_of(x.name).weight_bits
-        return [work / self._total, analog / (work or 1), bits / (8 * (work or 1)), len(candidate.exits) / 10]
+            if x.block in blocks and x.block <= last:
+                full = self._channels.get(x.width_group, 1)
+                share = widths.get(x.width_group, full) / full
+                work, weights = work + x.macs * share, weights + x.weights * share
+                analog += x.macs * share * (x.name in cores)
+                bits += x.macs * share * candidate.precision_of(x.name).weight_bits
+        logs = [log2(1 + 255 * work / self._total) / 8, log2(1 + weights) / 20]
+        return [*logs, work / self._total, analog / (work or 1), bits / (8 * (work or 1))]
 
     def exit_rows(self, candidate: Architecture) -> Floats:
-        """One row per exit, the final one last, [E, F + G]."""
-        row, rows, before = self._row(candidate), [], 0.0
-        for i, choice in enumerate(candidate.exits):
-            place = self._macs[choice.mounting_point] / self._total
-            branch = self._info.branch(choice.mounting_point, choice.branch).macs / self._total
-            kinds = [float(k == choice.branch) for k in self._kinds]
-            rows.append([*row, place, place - before, branch, i / 10, 0.0, *kinds])
-            before = place
-        rows.append([*row, 1.0, 1.0 - before, 0.0, len(candidate.exits) / 10, 1.0, *(0.0 for _ in self._kinds)])
+        """One row per exit, the final one last, [E, G]: layers after the exit read as those of the full backbone."""
+        vector = self._space.encode(candidate).tolist()
+        own = dict(zip((g.name for g in self._space.genes if g.part == "bits"), self._treatments(vector), strict=True))
+        rows = []
+        for choice in [*candidate.exits, None]:
+            last = self._info.blocks if choice is None else choice.mounting_point
+            row = [
+                x
+                for gene, value, place, full in zip(self._space.genes, vector, self._places, self._neutral, strict=True)
+                if place >= 0
+                for x in (_numbers(gene, value) if place <= last else full)
+            ]
+            rows.append([*row, *self._summary(candidate, last), *self._branch(choice, own)])
         return np.asarray(rows, dtype=np.float64)
+
+    def shares(self, candidate: Architecture) -> Floats:
+        """Share of the candidate's own work that lies before each exit, the final one (1) last, [E]."""
+        ends = [*(e.mounting_point for e in candidate.exits), self._info.blocks]
+        work = np.asarray([self._summary(candidate, end)[2] for end in ends])
+        return np.asarray(work / max(float(work[-1]), 1e-12))
+
+    def _treatments(self, vector: Sequence[int]) -> list[list[float]]:
+        return [_numbers(g, v) for g, v in zip(self._space.genes, vector, strict=True) if g.part == "bits"]
+
+    def _branch(self, choice: ExitChoice | None, treatments: dict[str, list[float]]) -> list[float]:
+        """Place, size, kind and treatment of an exit's own branch."""
+        if choice is None:
+            return [1.0, 1.0, 0.0, *(0.0 for _ in self._kinds), 1.0, 1.0, 0.0]
+        place = self._macs[choice.mounting_point] / self._total
+        size = self._info.branch(choice.mounting_point, choice.branch).macs / self._total
+        kinds = [float(k == choice.branch) for k in self._kinds]
+        return [0.0, place, size, *kinds, *treatments.get(f"exit{choice.mounting_point}", [1.0, 1.0, 0.0])]
 
 
 def _numbers(gene: Gene, value: int) -> list[float]:

@@ -170,7 +170,10 @@ class Journal:
             rows = self._db.execute(
                 "SELECT number, json FROM trial WHERE phase = ? ORDER BY number", (phase,)
             ).fetchall()
-            found = [Trial.from_json(json.loads(text)) for _, text in rows]
+            try:
+                found = [Trial.from_json(json.loads(text)) for _, text in rows]
+            except FormatError as error:
+                raise FormatError(f"damaged: {error.given}", wanted=error.wanted, where=str(self.path)) from error
         if phase == SEARCH and [t.number for t in found] != list(range(len(found))):
             raise FormatError("a trial is missing", wanted="a whole journal", where=str(self.path))
         return found

@@ -1,52 +1,77 @@
 """Regressors that compete: the one with the best cross-validated Kendall's tau is refitted on everything.
 
 Kendall's tau (Biometrika 1938) asks what a search needs: is the order right? Folds are over groups, so that
-exits of one trial are never on both sides. Ridge, a kernel over pairs of features,
-support vectors and extra trees from scikit-learn; all seeded.
+exits of one trial are never on both sides. Ridge, a kernel over pairs of features, Gaussian processes (a smooth and a
+rough one), support vectors and extra trees from scikit-learn; all seeded, none with a search for hyperparameters of its
+own: data are few, and the competition is the search.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, DotProduct, Matern
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 Floats = NDArray[np.float64]
 
-REGRESSORS: dict[str, Callable[[int], Any]] = {
-    "ridge": lambda seed: make_pipeline(StandardScaler(), Ridge(alpha=3.0)),
-    "support_vectors": lambda seed: make_pipeline(StandardScaler(), SVR(C=3.0, epsilon=0.02)),
-    "extra_trees": lambda seed: ExtraTreesRegressor(40, min_samples_leaf=2, random_state=seed),
-    "pairs": lambda seed: make_pipeline(StandardScaler(), KernelRidge(kernel="poly", degree=2, gamma=0.02, alpha=1.0)),
-}
-"""Name -> maker from a seed."""
 
-FOLDS = 3
+def _process(kernel: Any, noise: float) -> Any:
+    """A Gaussian process with a kernel as it is."""
+    return GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
+
+
+REGRESSORS: dict[str, Callable[[int, int], Any]] = {
+    "ridge": lambda seed, size: Ridge(alpha=3.0),
+    "support_vectors": lambda seed, size: SVR(C=3.0, epsilon=0.02),
+    "extra_trees": lambda seed, size: ExtraTreesRegressor(12, min_samples_leaf=2, random_state=seed),
+    "pairs": lambda seed, size: KernelRidge(kernel="poly", degree=2, gamma=0.02, alpha=1.0),
+    "smooth": lambda seed, size: _process(RBF(1.5 * size**0.5), 0.03),
+    "rough": lambda seed, size: _process(Matern(1.5 * size**0.5, nu=1.5), 0.03),
+    "line_and_bumps": lambda seed, size: _process(
+        0.05 * DotProduct(sigma_0=1.0) + 0.5 * Matern(size**0.5, nu=2.5), 0.1
+    ),
+}
+"""Name -> maker from a seed and the number of features; all see standardised features and targets."""
+
+FOLDS = 4
 
 
 @dataclass(frozen=True)
 class Regressor:
-    """The chosen regressor on standardised targets; `tau` is its cross-validated order quality in [-1, 1]."""
+    """The chosen regressor.
+
+    Attributes:
+        name: of `REGRESSORS`, or "mean".
+        tau: cross-validated order quality in [-1, 1].
+        held: [n], what it said about each training row while it did not know it.
+        error: root mean square of what `held` was off by.
+    """
 
     name: str
     tau: float
+    held: Floats
+    error: float
     mean: float
     scale: float
-    model: Any
+    centre: Floats = field(default_factory=lambda: np.zeros(1))
+    spread: Floats = field(default_factory=lambda: np.ones(1))
+    model: Any = None
 
     def predict(self, rows: Floats) -> Floats:
         """Predictions for rows [n, F]; [n]."""
         if self.model is None:
             return np.full(len(rows), self.mean)
-        return np.asarray(self.model.predict(rows)) * self.scale + self.mean
+        if not len(rows):
+            return np.empty(0)
+        return np.asarray(self.model.predict((rows - self.centre) / self.spread)) * self.scale + self.mean
 
 
 def order_quality(truth: Floats, guess: Floats) -> float:
@@ -71,24 +96,33 @@ def best_regressor(rows: Floats, targets: Floats, groups: NDArray[np.int64], *, 
     mean, scale = float(targets.mean()) if len(targets) else 0.0, float(targets.std()) if len(targets) else 0.0
     names = np.unique(groups)
     if len(names) < FOLDS or scale == 0:
-        return Regressor("mean", 0.0, mean, 1.0, None)
-    scaled = (targets - mean) / scale
+        return Regressor("mean", 0.0, np.full(len(targets), mean), scale, mean, 1.0)
+    scaled, centre, spread = (targets - mean) / scale, rows.mean(axis=0), rows.std(axis=0)
+    spread = np.where(spread > 1e-12, spread, 1.0)
+    sized = (rows - centre) / spread
     fold_of = dict(
         zip(names.tolist(), (np.random.default_rng(seed).permutation(len(names)) % FOLDS).tolist(), strict=True)
     )
     folds = np.asarray([fold_of[g] for g in groups.tolist()])
-    taus = {name: _cross_validated(make, rows, scaled, folds, seed) for name, make in REGRESSORS.items()}
+    makers = {name: lambda make=make: make(seed, rows.shape[1]) for name, make in REGRESSORS.items()}
+    told = {name: _cross_validated(make, sized, scaled, folds) for name, make in makers.items()}
+    taus = {name: _order_over_folds(scaled, held, folds) for name, held in told.items()}
     chosen = max(taus, key=lambda name: taus[name])
-    return Regressor(chosen, taus[chosen], mean, scale, REGRESSORS[chosen](seed).fit(rows, scaled))
+    held = told[chosen] * scale + mean
+    error = float(np.sqrt(np.square(held - targets).mean()))
+    model = makers[chosen]().fit(sized, scaled)
+    return Regressor(chosen, taus[chosen], held, error, mean, scale, centre, spread, model)
 
 
-def _cross_validated(
-    make: Callable[[int], Any], rows: Floats, targets: Floats, folds: NDArray[np.int64], seed: int
-) -> float:
-    """Mean tau over the folds."""
-    taus = []
+def _cross_validated(make: Callable[[], Any], rows: Floats, targets: Floats, folds: NDArray[np.int64]) -> Floats:
+    """What is said about each row by a regressor that was fitted without its fold, [n]."""
+    said = np.empty(len(targets))
     for fold in range(FOLDS):
         held = folds == fold
-        model = make(seed).fit(rows[~held], targets[~held])
-        taus.append(order_quality(targets[held], np.asarray(model.predict(rows[held]))))
-    return float(np.mean(taus))
+        said[held] = make().fit(rows[~held], targets[~held]).predict(rows[held])
+    return said
+
+
+def _order_over_folds(truth: Floats, said: Floats, folds: NDArray[np.int64]) -> float:
+    """Mean tau over the folds."""
+    return float(np.mean([order_quality(truth[folds == f], said[folds == f]) for f in range(FOLDS)]))

@@ -4,7 +4,7 @@ A section that is absent offers no choice (that part stays as the full backbone 
 kernels are a list, or `{min, max, step}`. All faults of a file are raised as one error, each with its path.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from offramp.formats.strict_yaml import Faults, parse_yaml, read_yaml
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Precision
 from offramp.ir.backbone import BackboneInfo
-from offramp.search.derive import analog_precision, bit_faults
+from offramp.search.derive import ACTIVATION_BITS, WEIGHT_BITS, analog_precision, bit_faults
 from offramp.search.space import BitChoice, Space
 
 KEYS = ("backbone", "default_bits", "depths", "widths", "kernels", "exits", "max_exits", "bits", "cores")
@@ -76,10 +76,20 @@ def _checked(fields: dict[str, Any], info: BackboneInfo, accelerator: Accelerato
         space = Space(info=info, **fields)
     except FormatError as error:
         raise FormatError(error.given, wanted=error.wanted, where=faults.where) from error
-    for path, message in bit_faults(space, accelerator):
+    for path, message in (*bit_faults(space, accelerator), *_untrained_bits(space)):
         faults.add(path, message)
-    faults.raise_if_any(f"bits that a core of {accelerator.name} takes")
+    faults.raise_if_any(f"bits that a core of {accelerator.name} takes and training offers")
     return space
+
+
+def _untrained_bits(space: Space) -> Iterator[tuple[str, str]]:
+    """(path, what is wrong) for bits that training does not offer."""
+    default = space.default_precision
+    rows = [(f"$.bits.{name}", bits.weights, bits.activations) for name, bits in space.bits]
+    for path, weights, activations in (*rows, ("$.default_bits", (default.weight_bits,), (default.activation_bits,))):
+        for kind, given, offered in (("weights", weights, WEIGHT_BITS), ("activations", activations, ACTIVATION_BITS)):
+            for bits in sorted(set(given) - set(offered)):
+                yield path, f"{bits}-bit {kind}: training offers {', '.join(map(str, offered))}"
 
 
 class _Reader:

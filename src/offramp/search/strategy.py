@@ -18,12 +18,21 @@ STRATEGIES: dict[str, Callable[[Task], Strategy]] = {
 """Name -> maker."""
 
 
-def make_strategy(name: str, task: Task) -> Strategy:
-    """A strategy by name for a task.
+def check_strategy(name: str) -> str:
+    """The name itself, before anything is begun for it.
 
     Raises:
         UserError: the name is unknown; the message lists what is known.
     """
     if name not in STRATEGIES:
         raise choose("strategy", name, STRATEGIES, where="--strategy")
-    return STRATEGIES[name](task)
+    return name
+
+
+def make_strategy(name: str, task: Task) -> Strategy:
+    """A strategy by name for a task.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    return STRATEGIES[check_strategy(name)](task)

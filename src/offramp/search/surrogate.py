@@ -1,7 +1,9 @@
 """NSGA-II on surrogates that are refitted as trials come in (the scheme of NSGANetV2, Lu et al., ECCV 2020).
 
-The first generation is that of `nsga2`. Then, round after round: fit the predictor on every trial, run NSGA-II on the
-predictions, and propose a batch spread along the predicted front, away from what is known. Predictions that were too
+A small first generation as in `nsga2`. Then, round after round: fit the predictor on every trial, let NSGA-II breed
+from the best trials on the predictions, and propose a small batch of what it has seen: one after another the candidate
+whose expected gain in hypervolume over the known front is the largest, given how far predictions have been off
+(Emmerich et al., IEEE TEVC 2006), the ones taken before counting as if they had come true. Predictions that were too
 good are corrected by the trials they cause.
 """
 
@@ -16,17 +18,23 @@ from offramp.ir.trial import Trial
 from offramp.search.constraints import violation
 from offramp.search.evolution import NO_FIGURE, first_generation, make_algorithm, tell_values
 from offramp.search.features import Features
-from offramp.search.front import points
+from offramp.search.front import hypervolume, points
 from offramp.search.predictor import Observation, Predictor
 from offramp.search.random_search import draw_new
 from offramp.search.task import Price, Proposals, Task
 
 Floats = NDArray[np.float64]
 
-INNER_POPULATION = 40
-INNER_OFFSPRING = 30
-INNER_GENERATIONS = 8
-"""About 280 predictions a round: each needs a price, which is a mapping of the whole network."""
+INNER_POPULATION = 32
+INNER_OFFSPRING = 32
+INNER_GENERATIONS = 3
+"""About 80 new predictions a round: each needs a price, which is a mapping of the whole network."""
+
+SHORTLIST = 40
+"""Candidates of the best predicted fronts whose expected gain is computed."""
+
+DRAWS = 8
+"""What each of them might turn out to be, for the expectation."""
 
 
 class SurrogateSearch:
@@ -34,7 +42,8 @@ class SurrogateSearch:
 
     def __init__(self, task: Task, round_size: int | None = None) -> None:
         self._task, self._rng, self._proposals = task, np.random.default_rng(task.seed), Proposals()
-        self._round_size = round_size or int(np.clip(task.trials // 12, 4, 12))
+        self._round_size = round_size or int(np.clip(task.trials // 24, 2, 10))
+        self._first = int(np.clip(task.trials // 8, 8, 16))
         self._prices: dict[Architecture, Price] = {}
         self.predictor = Predictor(task, Features(task.space), self._priced if task.price else None)
         self._seen: list[Observation] = []
@@ -64,13 +73,12 @@ class SurrogateSearch:
     def _next_round(self) -> list[Architecture]:
         task = self._task
         if self._round == 0:
-            size = int(np.clip(task.trials // 4, 8, 24))
-            return first_generation(task.space, size, self._proposals, self._rng)
+            return first_generation(task.space, self._first, self._proposals, self._rng)
         chosen: list[Architecture] = []
         if sum(o.trial.metrics is not None for o in self._seen) >= 4 and task.space.cardinality > 1:
             self.predictor.fit(self._seen, seed=int(self._rng.integers(2**31)))
             found, values, misses = self._predicted_population()
-            chosen = self._spread(found, values, misses)
+            chosen = self._batch(found, values, misses)
         for candidate in chosen:
             self._proposals.add(candidate)
         while len(chosen) < self._round_size and (drawn := draw_new(task.space, self._proposals, self._rng)):
@@ -120,35 +128,52 @@ class SurrogateSearch:
         found = points([seen.trial], self._task.objectives)
         return found[0] if found else (NO_FIGURE,) * len(self._task.objectives)
 
-    def _spread(self, found: list[Architecture], values: Floats, misses: Floats) -> list[Architecture]:
-        """Candidates of the best predicted fronts, far from one another and from the known front."""
+    def _batch(self, found: list[Architecture], values: Floats, misses: Floats) -> list[Architecture]:
+        """One after another the candidate with the largest expected gain over the known front and those taken."""
+        left = [i for i in np.argsort(misses, kind="stable").tolist() if misses[i] <= 0]
+        if not left:
+            return [found[i] for i in np.argsort(misses, kind="stable")[: self._round_size].tolist()]
         known = [self._values(o) for o in self._seen if violation(o.trial, self._task.constraints) == 0]
-        near = np.asarray([known[i] for i in front_indices(known)]).reshape(-1, values.shape[1])
+        front = [known[i] for i in front_indices(known)]
+        reference = _reference(front or values[left].tolist(), known or values[left].tolist())
+        left = _shortlist(values, left)
+        draws = self._draws(values[left], self.predictor.doubts([found[i] for i in left]))
         chosen: list[int] = []
-        left = [i for i in np.argsort(misses, kind="stable").tolist() if misses[i] <= 0] or (
-            np.argsort(misses, kind="stable")[: self._round_size].tolist()
-        )
         while left and len(chosen) < self._round_size:
-            front = [left[i] for i in front_indices(values[left].tolist())]
-            taken = _farthest_first(values, front, near, self._round_size - len(chosen))
-            chosen += taken
-            left = [i for i in left if i not in front]
+            gains = [expected_gain(front, reference, draw) for draw in draws]
+            best = int(np.argmax(gains))
+            chosen.append(left.pop(best))
+            front = [*front, tuple(values[chosen[-1]].tolist())]
+            draws = np.delete(draws, best, axis=0)
         return [found[i] for i in chosen]
 
+    def _draws(self, values: Floats, doubts: Floats) -> Floats:
+        """What candidates [n, m] might turn out to be, [n, DRAWS, m]: accuracy off by a sum, costs by a factor."""
+        spread = np.minimum(self.predictor.errors, 1.0) * doubts[:, None, None]
+        size = np.where([name == "accuracy" for name in self._task.objectives], 1.0, np.abs(values)[:, None, :])
+        return np.asarray(values[:, None, :] + self._rng.normal(size=(1, DRAWS, values.shape[1])) * spread * size)
 
-def _farthest_first(values: Floats, front: list[int], known: Floats, count: int) -> list[int]:
-    """Up to `count` of a front's points, each the farthest from the ones taken and from the known points."""
-    everything = np.concatenate([values[front], known])
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    scale = np.where(high > low, high - low, 1.0)
-    places, others = (values[front] - low) / scale, (known - low) / scale
-    gaps = np.full(len(front), np.inf)
-    for other in others:
-        gaps = np.minimum(gaps, np.linalg.norm(places - other, axis=1))
-    taken: list[int] = []
-    while len(taken) < min(count, len(front)):
-        best = int(np.argmax(gaps))
-        taken.append(best)
-        gaps = np.minimum(gaps, np.linalg.norm(places - places[best], axis=1))
-        gaps[best] = -1.0
-    return [front[i] for i in taken]
+
+def _reference(front: Sequence[Sequence[float]], known: Sequence[Sequence[float]]) -> list[float]:
+    """Up to where gains count: beyond a front in every objective by a tenth of the range of everything known.
+
+    A wider view lets tiny hopes at the accurate end outweigh everything else: accuracy times the whole range of costs.
+    """
+    margin = 0.1 * np.ptp(np.asarray(known), axis=0) + 1e-9
+    return (np.max(front, axis=0) + margin).tolist()  # type: ignore[no-any-return]
+
+
+def _shortlist(values: Floats, left: list[int]) -> list[int]:
+    """The best predicted fronts of these candidates, layer by layer, cut at `SHORTLIST`."""
+    kept: list[int] = []
+    while left and len(kept) < SHORTLIST:
+        layer = [left[i] for i in front_indices(values[left].tolist())]
+        kept += layer
+        left = [i for i in left if i not in layer]
+    return kept[:SHORTLIST]
+
+
+def expected_gain(front: list[tuple[float, ...]], reference: list[float], draws: Floats) -> float:
+    """Mean hypervolume that each of some points [n, m] would add to a front."""
+    before = hypervolume(front, reference)
+    return float(np.mean([hypervolume([*front, tuple(p)], reference) - before for p in draws.tolist()]))

@@ -44,7 +44,7 @@ static void run(void) {
     static offramp_result result;
     static uint32_t line[3 + 2 * OFFRAMP_EXITS];
     const int32_t from = host_open("samples.bin", 1), to = host_open("results.bin", 5);
-    if (from < 0 || to < 0) return host_leave(0x20023);
+    if (from < 0 || to < 0) host_leave(0x20023);
     const uint32_t idle = count_part(-1, sample);
     for (int n = 0;; n++) {
         const uint32_t reading[3] = {(uint32_t)from, (uint32_t)sample, sizeof sample};
@@ -79,5 +79,7 @@ static void fault(void) {
 }
 
 typedef void (*handler)(void);
-__attribute__((section(".vectors"), used)) static const handler vectors[] = {
-    (handler)&stack_top, reset, fault, fault, fault, fault, fault};
+__attribute__((section(".vectors"), used)) static const struct {
+    uint32_t *stack;
+    handler handlers[6];
+} vectors = {&stack_top, {reset, fault, fault, fault, fault, fault}};

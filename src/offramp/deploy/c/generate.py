@@ -194,7 +194,7 @@ def _step(writer: _Writer, step: Step) -> str:
     packed = writer.array("uint8_t", f"{name}_weights", weights)
     if is_depthwise(step) and not step.is_logits:
         _window(writer, name, step, packed)
-        return f"offramp_depthwise(&{name}, {source}, {writer.place(step.target)});"
+        return f"offramp_depthwise(&{name}, {source}, {writer.place(step.target)}, patch);"
     _conv(writer, name, step, packed)
     kernel = "dense" if step.node.op is NodeOp.DENSE else "conv"
     return f"offramp_{kernel}(&{name}, {source}, {out}, patch);"

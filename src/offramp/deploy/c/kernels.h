@@ -1,7 +1,8 @@
 /* Integer kernels of Offramp: channels last, int32 sums, fixed-point requantization with ties to even.
  *
- * C11, no heap, nothing but stdint and string. Right shifts of negative integers are taken to be arithmetic, as every
- * compiler for the machines at hand makes them. Weights of a row lie in planes: for 4 bits the low halves of the bytes
+ * C11, no heap, nothing but stdint and string. On machines with vector units compile with -O3: gcc vectorizes the loops
+ * over weights only there. Right shifts of negative integers are taken to be arithmetic, as every compiler for the
+ * machines at hand makes them. Weights of a row lie in planes: for 4 bits the low halves of the bytes
  * hold the first half of the row, for 2 bits each of the four fields holds a quarter, so that unpacking needs no
  * shuffling. Rows are padded with zeros to a multiple of 8 integers (16 at 2 bits).
  */
@@ -72,16 +73,20 @@ typedef struct {
     int32_t low, high;
 } offramp_add_layer;
 
+/* What a layer clips no processor predicts: two steps without a branch. On small cores branches are cheap. */
 static inline int32_t offramp_clip(int64_t value, int32_t low, int32_t high) {
+#ifdef __ARM_FEATURE_DSP
     return value < low ? low : value > high ? high : (int32_t)value;
+#else
+    const int64_t least = low, most = high, above = value < least ? least : value;
+    return (int32_t)(above > most ? most : above);
+#endif
 }
 
-/* product / 2^shift, ties to even, clipped: |product| < 2^62, 1 <= shift <= 61. Adding 2^62 makes everything positive, so
- * that a plain shift does it, which vector units have for 64 bits; 2^62 / 2^shift is even and leaves ties alone. */
+/* product / 2^shift, ties to even, clipped: |product| < 2^62, 1 <= shift <= 61. */
 static inline int32_t offramp_round(int64_t product, int shift, int32_t low, int32_t high) {
-    const uint64_t lift = (uint64_t)1 << 62, biased = (uint64_t)product + lift, half = (uint64_t)1 << (shift - 1);
-    const uint64_t rounded = (biased + (half - 1) + ((biased >> shift) & 1)) >> shift;
-    return offramp_clip((int64_t)(rounded - (lift >> shift)), low, high);
+    const int64_t below_half = (int64_t)(((uint64_t)1 << (shift - 1)) - 1), odd = (product >> shift) & 1;
+    return offramp_clip((product + below_half + odd) >> shift, low, high);
 }
 
 /* Sums of channels k..k + count to bytes, or to int32 when `scores` is not NULL. */
@@ -114,8 +119,10 @@ static inline int offramp_padded(int n, int bits) {
     return (n + row - 1) / row * row;
 }
 
-/* Sums of one weight row with four patches of n values each, n apart. */
+/* Sums of one weight row with four patches of n values each, n apart. OFFRAMP_DIRECT: a digital layer, which has one
+ * block, takes them as they are; around the loop for Arm gcc runs out of registers then. */
 #ifdef __ARM_FEATURE_DSP
+#define OFFRAMP_DIRECT 0
 static inline int16x2_t offramp_pair(const int16_t *x) {
     int16x2_t pair;
     memcpy(&pair, x, sizeof pair);
@@ -160,6 +167,7 @@ static inline void offramp_rows(const uint8_t *w, int bits, const int16_t *x, in
     acc[0] = s.a, acc[1] = s.b, acc[2] = s.c, acc[3] = s.d;
 }
 #else
+#define OFFRAMP_DIRECT 1
 static inline void offramp_row8(const int8_t *restrict w, const int16_t *restrict x, int n, int32_t *restrict acc) {
     const int16_t *x1 = x + n, *x2 = x + 2 * n, *x3 = x + 3 * n;
     int32_t a = 0, b = 0, c = 0, d = 0;
@@ -292,7 +300,7 @@ static inline int32_t offramp_convert(const offramp_array *array, int32_t sum) {
                  : sum;
 }
 
-/* Sums of one output channel at some positions over all blocks; returns the next channel's weights. */
+/* Sums of one output channel at some positions over all array blocks; returns the next channel's weights. */
 static inline const uint8_t *offramp_channel(const offramp_conv_layer *l, const uint8_t *w, const int16_t *x,
                                              int pixels, int32_t *total) {
     const int per_group = l->in_c / l->groups;
@@ -304,6 +312,25 @@ static inline const uint8_t *offramp_channel(const offramp_conv_layer *l, const 
         for (int i = 0; i < pixels; i++) total[i] += offramp_convert(l->array, acc[i]);
         w += n * l->weight_bits / 8;
         x += OFFRAMP_PIXELS * n;
+    }
+    return w;
+}
+
+/* Sums of channels first..first + count at some positions; returns the next channel's weights. */
+static inline const uint8_t *offramp_channels(const offramp_conv_layer *l, const uint8_t *w, const int16_t *x,
+                                              int pixels, int first, int count,
+                                              int32_t sums[OFFRAMP_PIXELS][OFFRAMP_LANES]) {
+    const int n = offramp_padded(l->k_h * l->k_w * l->block, l->weight_bits), bytes = n * l->weight_bits / 8;
+    for (int j = 0; j < count; j++) {
+        int32_t total[OFFRAMP_PIXELS] = {0, 0, 0, 0};
+        const int32_t bias = l->bias ? l->bias[first + j] : 0;
+        if (l->array || !OFFRAMP_DIRECT) {
+            w = offramp_channel(l, w, x, pixels, total);
+        } else {
+            offramp_dot(w, l->weight_bits, x, n, pixels, total);
+            w += bytes;
+        }
+        for (int i = 0; i < OFFRAMP_PIXELS; i++) sums[i][j] = total[i] + bias;
     }
     return w;
 }
@@ -322,12 +349,7 @@ OFFRAMP_KERNEL void offramp_conv(const offramp_conv_layer *layer, const uint8_t 
             for (int k = 0; k < outputs; k += OFFRAMP_LANES) {
                 const int count = outputs - k < OFFRAMP_LANES ? outputs - k : OFFRAMP_LANES, first = g * outputs + k;
                 int32_t sums[OFFRAMP_PIXELS][OFFRAMP_LANES];
-                for (int j = 0; j < count; j++) {
-                    const int32_t bias = l->bias ? l->bias[first + j] : 0;
-                    int32_t total[OFFRAMP_PIXELS] = {bias, bias, bias, bias};
-                    next = offramp_channel(l, next, patch, pixels, total);
-                    for (int i = 0; i < OFFRAMP_PIXELS; i++) sums[i][j] = total[i];
-                }
+                next = offramp_channels(l, next, patch, pixels, first, count, sums);
                 for (int i = 0; i < pixels; i++) {
                     const int at = (p + i) * l->out_c + first;
                     offramp_store(&l->scale, first, count, sums[i], scores ? NULL : out + at,
@@ -364,38 +386,48 @@ OFFRAMP_KERNEL void offramp_dense(const offramp_conv_layer *layer, const uint8_t
     }
 }
 
-/* acc += weights of one tap times the input under it, for up to sixteen channels. */
-static inline void offramp_tap(const uint8_t *w, int bits, const uint8_t *x, int is_signed, int count, int32_t *acc) {
-    int16_t v[OFFRAMP_LANES];
+/* Weights of one tap for sixteen channels as int16. */
+static inline void offramp_unpack(const uint8_t *restrict w, int bits, int16_t *restrict v) {
     if (bits == 8) for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = ((const int8_t *)w)[i];
     else if (bits == 4)
         for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = (int16_t)((((w[i & 7] >> (i >> 3 << 2)) & 15) ^ 8) - 8);
     else for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = (int16_t)((((w[i & 3] >> (i >> 2 << 1)) & 3) ^ 2) - 2);
-    if (is_signed) for (int i = 0; i < count; i++) acc[i] += v[i] * (int8_t)x[i];
-    else for (int i = 0; i < count; i++) acc[i] += v[i] * x[i];
 }
 
-/* Depthwise convolution: sixteen channels at a time. */
-OFFRAMP_KERNEL void offramp_depthwise(const offramp_window_layer *layer, const uint8_t *in, uint8_t *out) {
+/* acc += weights of one tap times the input under it, for sixteen channels or fewer. */
+static inline void offramp_tap(const int16_t *restrict v, const uint8_t *restrict x, int is_signed, int count,
+                               int32_t *restrict acc) {
+    if (count == OFFRAMP_LANES && !is_signed) for (int i = 0; i < OFFRAMP_LANES; i++) acc[i] += v[i] * x[i];
+    else for (int i = 0; i < count; i++) acc[i] += v[i] * offramp_value(x[i], is_signed);
+}
+
+/* Depthwise convolution: sixteen channels at a time, their weights unpacked into `taps`. */
+OFFRAMP_KERNEL void offramp_depthwise(const offramp_window_layer *layer, const uint8_t *in, uint8_t *out,
+                                     int16_t *taps) {
     const offramp_window_layer local = *layer, *const l = &local; /* bytes written may alias anything but this */
     const int bytes = OFFRAMP_LANES * l->weight_bits / 8, lanes = (l->channels + OFFRAMP_LANES - 1) / OFFRAMP_LANES;
     for (int lane = 0; lane < lanes; lane++) {
         const int first = lane * OFFRAMP_LANES;
         const int count = l->channels - first < OFFRAMP_LANES ? l->channels - first : OFFRAMP_LANES;
-        for (int p = 0; p < l->out_h * l->out_w; p++) {
-            const int y0 = p / l->out_w * l->stride_h - l->pad_top, x0 = p % l->out_w * l->stride_w - l->pad_left;
-            int32_t acc[OFFRAMP_LANES] = {0};
-            memcpy(acc, l->bias + first, (size_t)count * sizeof *acc);
-            for (int fy = 0; fy < l->k_h; fy++) {
-                for (int fx = 0; fx < l->k_w; fx++) {
-                    const int y = y0 + fy, x = x0 + fx;
-                    if (y < 0 || y >= l->in_h || x < 0 || x >= l->in_w) continue;
-                    const uint8_t *from = in + ((y * l->in_w + x) * l->channels + first);
-                    const uint8_t *w = l->weights + ((fy * l->k_w + fx) * lanes + lane) * bytes;
-                    offramp_tap(w, l->weight_bits, from, l->in_signed, count, acc);
+        const uint8_t *const weights = l->weights + lane * bytes;
+        for (int tap = 0; tap < l->k_h * l->k_w; tap++)
+            offramp_unpack(weights + tap * lanes * bytes, l->weight_bits, taps + tap * OFFRAMP_LANES);
+        for (int oy = 0; oy < l->out_h; oy++) {
+            const int y0 = oy * l->stride_h - l->pad_top;
+            const int fy0 = y0 < 0 ? -y0 : 0, fy1 = y0 + l->k_h > l->in_h ? l->in_h - y0 : l->k_h;
+            for (int ox = 0; ox < l->out_w; ox++) {
+                const int x0 = ox * l->stride_w - l->pad_left;
+                const int fx0 = x0 < 0 ? -x0 : 0, fx1 = x0 + l->k_w > l->in_w ? l->in_w - x0 : l->k_w;
+                int32_t acc[OFFRAMP_LANES] = {0};
+                memcpy(acc, l->bias + first, (size_t)count * sizeof *acc);
+                for (int fy = fy0; fy < fy1; fy++) {
+                    const uint8_t *from = in + (((y0 + fy) * l->in_w + x0 + fx0) * l->channels + first);
+                    const int16_t *v = taps + (fy * l->k_w + fx0) * OFFRAMP_LANES;
+                    for (int fx = fx0; fx < fx1; fx++, from += l->channels, v += OFFRAMP_LANES)
+                        offramp_tap(v, from, l->in_signed, count, acc);
                 }
+                offramp_store(&l->scale, first, count, acc, out + (oy * l->out_w + ox) * l->channels + first, NULL);
             }
-            offramp_store(&l->scale, first, count, acc, out + p * l->channels + first, NULL);
         }
     }
 }

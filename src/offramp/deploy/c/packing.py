@@ -81,14 +81,15 @@ def block_of(step: Step) -> int:
 
 
 def patch_elements(step: Step) -> int:
-    """int16 values that the gathered input of four output positions (dense: of the one) takes."""
-    if step.node.op not in (NodeOp.CONV, NodeOp.DENSE) or is_depthwise(step):
+    """int16 values of scratch: the gathered input of four output positions (dense: of the one), or for a depthwise
+    convolution the unpacked weights of sixteen channels."""
+    if step.node.op not in (NodeOp.CONV, NodeOp.DENSE):
         return 0
-    assert step.node.weight is not None
     area = int(np.prod(step.node.kernel)) if step.node.op is NodeOp.CONV else 1
+    if is_depthwise(step):
+        return LANES * area
+    assert step.node.weight is not None
     channels = step.sources[0].size if step.node.op is NodeOp.DENSE else step.node.weight.shape[1]
-    block = block_of(step)
-    counts = [min(block, channels - i) for i in range(0, channels, block)]
-    return (1 if step.node.op is NodeOp.DENSE else 4) * sum(
-        padded(area * n, row_multiple(storage_bits(step.node.weight_bits))) for n in counts
-    )
+    block, multiple = block_of(step), row_multiple(storage_bits(step.node.weight_bits))
+    rows = [padded(area * min(block, channels - i), multiple) for i in range(0, channels, block)]
+    return (1 if step.node.op is NodeOp.DENSE else 4) * sum(rows)
