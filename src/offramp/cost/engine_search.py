@@ -145,8 +145,16 @@ class Search:
         cycles = Latency(orders, self.passes).cycles
         price = _price(self._least_of_layers(cycles, orders.row), floor, credit)
         fast = np.flatnonzero(cycles <= (price * EQUAL)[orders.row])
+        fast = self._own(orders.row[fast], fast)
         orders = orders.take(fast[np.argsort(orders.row[fast], kind="stable")])
         return orders, price[orders.row]
+
+    def _own(self, row: NDArray[np.intp], fast: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Without unrollings of smaller cores where an unrolling of the core's own is as fast."""
+        extra = self.tables.rows.extra[row]
+        own = np.zeros(self.tables.count, dtype=bool)
+        own[self.layer[row[~extra]]] = True
+        return fast[~extra | ~own[self.layer[row]]]
 
     def _promising(
         self,

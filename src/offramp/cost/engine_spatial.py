@@ -46,8 +46,8 @@ Ranked = tuple[int, int, Option]
 """(units busy, place in the order of preference, loops)."""
 
 
-def unrollings(forms: Sequence[Form], core: Core) -> list[tuple[Unrolling, ...]]:
-    """The unrollings to try of every layer: the `KEPT` best, and those of every smaller innermost memory."""
+def unrollings(forms: Sequence[Form], core: Core) -> list[tuple[tuple[Unrolling, ...], int]]:
+    """The unrollings to try of every layer, its `KEPT` best and then those of smaller memories; how many are its own."""
     bare = _bare(core)
     return [
         _unrollings(form.operator, form.loops, (form.input_bits, form.weight_bits, form.partial_bits), bare)
@@ -158,8 +158,8 @@ def inner_memories(memories: tuple[Memory, ...]) -> Iterator[Memory]:
 @lru_cache(maxsize=65536)
 def _unrollings(
     operator: str, loops: tuple[tuple[str, int], ...], bits: tuple[int, int, int], core: _Bare
-) -> tuple[Unrolling, ...]:
-    sizes = dict(loops)
+) -> tuple[tuple[Unrolling, ...], int]:
+    sizes, first = dict(loops), 0
     found: dict[Unrolling, None] = {}
     known: dict[tuple[int, ...], list[Unrolling]] = {}
     for rungs in product(*(entry.rungs(bits[entry.operand]) for entry in core.entries)):
@@ -170,7 +170,8 @@ def _unrollings(
             known[widths] = _best(options, sizes)
         rooms = [room for _, room in rungs]
         found |= dict.fromkeys(_within_capacity(u, operator, sizes, rooms, core) for u in known[widths])
-    return tuple(found)
+        first = first or len(found)
+    return tuple(found), first
 
 
 def _limits(operator: str, sizes: dict[str, int], widths: tuple[int, ...], core: _Bare) -> list[dict[str, int]]:
