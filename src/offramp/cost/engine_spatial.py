@@ -47,7 +47,7 @@ Ranked = tuple[int, int, Option]
 
 
 def unrollings(forms: Sequence[Form], core: Core) -> list[tuple[tuple[Unrolling, ...], int]]:
-    """The unrollings to try of every layer, its `KEPT` best and then those of smaller memories; how many are its own."""
+    """The unrollings to try of every layer, its `KEPT` best, then those of smaller cores; how many are its own."""
     bare = _bare(core)
     return [
         _unrollings(form.operator, form.loops, (form.input_bits, form.weight_bits, form.partial_bits), bare)
