@@ -374,7 +374,8 @@ class Designer:
         """Write the bundle of a finished point."""
         assert done.network is not None and done.cost is not None and done.trial.metrics is not None
         trial, data = done.trial, self.dataset
-        network = convert(done.network, name=f"{self.bed.full.name}-{trial.number}", temperatures=done.temperatures)
+        which = "static" if trial.number == STATIC_NUMBER else str(trial.number)
+        network = convert(done.network, name=f"{self.bed.full.name}-{which}", temperatures=done.temperatures)
         figures = done.trial.metrics
         return write_bundle(
             path,
