@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layer_zoo import add, conv, dense, held_out, mobilenetv2, pool, resnet8, unique_layers
-from offramp.cost import engine_layers, engine_search
+from offramp.cost import engine_memory, engine_search
 from offramp.cost.analytic import analog_cycles, digital_cycles
 from offramp.cost.engine import FastCostModel
-from offramp.cost.engine_loops import loop_factors, orders_of, pattern_of, subset_products
+from offramp.cost.engine_loops import kept_masks, loop_factors, pattern_of, subset_products
 from offramp.cost.engine_windows import union_of
 from offramp.cost.model import LayerCosts
 from offramp.cost.promotion import promoted
@@ -142,12 +142,13 @@ def test_loop_factors_conserve_the_work(sizes: list[int]) -> None:
     assert len(factors) <= max(6, sum(s > 1 for s in sizes), 1)
 
 
-def test_orders_are_all_different_and_grow_to_everything() -> None:
+def test_sets_of_equal_factors_are_kept_once_and_nest_to_everything() -> None:
     factors = ((0, 2), (0, 2), (1, 3), (2, 5))
-    prefix = orders_of(pattern_of(factors, tuple(range(8))), 6)
-    assert prefix.shape == (7, 12)
-    assert len({tuple(column) for column in prefix.T.tolist()}) == 12
-    assert (prefix[4:] == 15).all()
+    kept = kept_masks((pattern_of(factors, tuple(range(8))),), 6)
+    assert kept.shape == (1, 64)
+    sets = np.flatnonzero(kept[0]).tolist()
+    assert len({tuple(sorted(factors[i] for i in range(4) if s >> i & 1)) for s in sets}) == len(sets) == 12
+    assert max(sets) == 15
     assert subset_products(np.array([2.0, 3.0])).tolist() == [1.0, 2.0, 3.0, 6.0]
 
 
@@ -243,12 +244,13 @@ def test_a_layer_costs_the_same_alone_and_among_many(name: str) -> None:
 def test_short_cuts_of_the_search_change_no_price(layer: Layer, name: str) -> None:
     zoo = [layer, replace(layer, K=layer.K + 1) if layer.has_weights else layer]
     quick = FastCostModel(remember=False).layer_costs(zoo, CHIPS[name])
-    every_loop_differs = dict.fromkeys(engine_layers.ALIKE, (tuple(range(8)), tuple(range(8))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_search, "FEW", 10**9)
-        patch.setattr(engine_layers, "ALIKE", every_loop_differs)
+        patch.setattr(engine_search, "MANY", 40_000)
         slow = FastCostModel(remember=False).layer_costs(zoo, CHIPS[name])
         patch.setattr(engine_search, "FEW", 0)
+        patch.setattr(engine_search, "MANY", 0)
+        patch.setattr(engine_memory, "MANY", 0)
         bounded = FastCostModel(remember=False).layer_costs(zoo, CHIPS[name])
     for fast in (quick, bounded):
         np.testing.assert_array_equal(fast.cycles, slow.cycles)

@@ -87,14 +87,16 @@ class FastCostModel:
         return scatter(costs, able, len(layers))
 
     def _second_inputs(self, costs: CoreCosts, layers: list[Layer], core: Core, chip: Accelerator) -> None:
-        """Where inputs rest on chip, both inputs of an addition do."""
+        """Where inputs rest on chip, both inputs of an addition do, unless that takes longer."""
         adds = [i for i, layer in enumerate(layers) if layer.op is Op.ADD]
         inside = [v for v in self.variants if v & 2]
         if not adds or not inside:
             return
         new = hierarchy_costs([layers[i] for i in adds], second_input_on_chip(core, chip), chip, inside)
-        at = np.ix_(inside, [i for k, i in enumerate(adds) if np.isfinite(new.cycles[inside, k]).all()])
-        own = np.ix_(inside, [k for k in range(len(adds)) if np.isfinite(new.cycles[inside, k]).all()])
+        quick = np.isfinite(new.cycles[inside]) & (new.cycles[inside] <= costs.cycles[np.ix_(inside, adds)])
+        variant, place = np.nonzero(quick)
+        own = (np.array(inside)[variant], place)
+        at = (own[0], np.array(adds)[place])
         for old, fresh in ((costs.parts, new.parts), (costs.levels, new.levels)):
             for name in {**old, **fresh}:
                 values = fresh.get(name, np.zeros_like(new.cycles))

@@ -118,3 +118,23 @@ def _use(operand: Operand, move: Move, memory: int, levels: tuple[tuple[int, ...
         return None
     partial = operand is Operand.O and move in (Move.TO_LOW, Move.FROM_HIGH)
     return Use(op, level if upper else level + 1, upper, partial)
+
+
+OWN, BETWEEN, LAST = range(3)
+"""Kinds of memories: of parts of the array; of the whole array; and of those the last, or off chip."""
+
+
+@lru_cache(maxsize=256)
+def shared_memories(hierarchy: Hierarchy) -> np.ndarray:
+    """(memories,) kind of every memory."""
+    core = hierarchy.core
+    assert core.array is not None
+    every = {name for name, _ in core.array.dimensions}
+    kinds = []
+    for index, memory in enumerate(core.memories):
+        above = {i for levels in hierarchy.levels if index in levels for i in levels if i > index}
+        last = all(core.memories[i].off_chip for i in above)
+        kinds.append(
+            LAST if memory.off_chip else OWN if not every <= set(memory.dimensions) else LAST if last else BETWEEN
+        )
+    return np.array(kinds)

@@ -5,72 +5,18 @@ loading and unloading. Orders lie in one flat axis and look up the tables of `en
 choice between orders.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_hierarchy import Gate, Hierarchy, Use
+from offramp.cost.engine_hierarchy import Gate, Use
 from offramp.cost.engine_layers import Floats
-from offramp.cost.engine_loops import Bytes
-from offramp.cost.engine_tables import Boundary, I, O, Tables, W
+from offramp.cost.engine_orders import Orders
+from offramp.cost.engine_tables import Boundary, I, O, W
 from offramp.cost.engine_windows import union_of
 
 Flags = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Orders:
-    """Orders of the loop factors of some rows, told apart by what lies below each boundary.
-
-    Attributes:
-        hierarchy: the one whose boundaries the masks are of.
-        row: (orders,) row of each.
-        masks: per operand and boundary, (orders,) factors below it.
-        runs: (operand, level, reusing or fresh) to (orders,) factors on top of a level, where its refilling may wait.
-        base: (orders,) place of the row in a flattened (rows, masks) table.
-    """
-
-    tables: Tables
-    hierarchy: Hierarchy
-    row: NDArray[np.intp]
-    masks: list[list[Bytes]]
-    runs: dict[tuple[int, int, bool], Bytes]
-    base: NDArray[np.intp]
-    places: dict[tuple[int, int], NDArray[np.intp]] = field(default_factory=dict)
-
-    def take(self, chosen: NDArray[np.intp]) -> "Orders":
-        """Some of the orders."""
-        return Orders(
-            tables=self.tables,
-            hierarchy=self.hierarchy,
-            row=self.row.take(chosen),
-            masks=[[m.take(chosen) for m in masks] for masks in self.masks],
-            runs={k: m.take(chosen) for k, m in self.runs.items()},
-            base=self.base.take(chosen),
-        )
-
-    def place(self, op: int, b: int) -> NDArray[np.intp]:
-        """Place of what lies below a boundary in a flattened (rows, masks) table; one beyond the last is everything."""
-        if (op, b) not in self.places:
-            mask = self.masks[op][b] if b < len(self.masks[op]) else self.tables.full[self.row]
-            self.places[op, b] = self.base + mask
-        return self.places[op, b]
-
-    def crossing(self, table: NDArray[Any], op: int, b: int) -> NDArray[Any]:
-        """Values of a (rows, masks) or (rows, 1) table at each order's mask below a boundary."""
-        return table.take(self.row if table.shape[1] == 1 else self.place(op, b))
-
-    def held_bits(self, op: int, level: int) -> Floats:
-        """Bits of a level's tile."""
-        t = self.tables
-        bits = t.rows.bits[:, 2 if op == O else op].take(self.row)
-        if op == O and level + 1 < len(self.masks[op]):
-            unfinished = self.crossing(t.partial(level + 1), op, level + 1)
-            bits = np.where(unfinished, t.rows.bits[:, 3].take(self.row), bits)
-        held: Floats = self.crossing(t.tile(op, level, exact=True), op, level + 1) * bits
-        return held
 
 
 @dataclass(slots=True, eq=False)
@@ -86,9 +32,10 @@ class _Move:
 
 
 class Latency:
-    """Latency of orders under a hierarchy whose operands may end below the highest boundary of the orders."""
+    """Latency of orders."""
 
-    def __init__(self, orders: Orders, hierarchy: Hierarchy, passes: float) -> None:
+    def __init__(self, orders: Orders, passes: float) -> None:
+        hierarchy = orders.hierarchy
         self.orders, self.tables, self.hierarchy, self.passes = orders, orders.tables, hierarchy, passes
         self.row, self.total = orders.row, orders.tables.total[orders.row, 0]
         self.innermost = [orders.held_bits(op, 0) for op in (I, W, O)]
@@ -105,7 +52,7 @@ class Latency:
         return np.asarray(self.total * self.passes + stall + onload + offload + drain)
 
     def _buffered(self) -> dict[tuple[int, int], Flags]:
-        """(operand, level) to where a level can be refilled while it is read: half of it, or what is left, is free."""
+        """(operand, level) to where a level can be refilled while it is read: there is room for what it needs twice."""
         result: dict[tuple[int, int], Flags] = {}
         orders, runs = self.orders, self.orders.runs
         for index, memory in enumerate(orders.hierarchy.core.memories):
@@ -116,11 +63,7 @@ class Latency:
             for op, level in levels:
                 run = np.maximum(self.tables.cycles.take(orders.base + runs[op, level, False]), 1.0)
                 used.append(np.floor(orders.held_bits(op, level) / run) / memory.size_bits)
-            shared = sum(used, start=np.zeros(self.row.size))
-            for key, own in zip(levels, used, strict=True):
-                half, rest = shared <= 0.5, own <= 1.0 - shared
-                result[key] = half | rest
-                shared = np.where(rest & ~half, shared + own, shared)
+            result |= _granted(levels, used)
         return result
 
     def _move(self, op: int, b: int, buffered: dict[tuple[int, int], Flags]) -> _Move:
@@ -129,7 +72,8 @@ class Latency:
         allowed = period
         if b and (op, b - 1) in buffered:
             run = t.cycles.take(orders.base + orders.runs[op, b - 1, True])
-            allowed = np.where(buffered[op, b - 1], period, np.floor(period / run))
+            free = buffered[op, b - 1] | (period == self.total)
+            allowed = np.where(free, period, np.floor(period / run))
         table = t.boundary(op, b)
         return _Move(
             place=orders.place(op, b),
@@ -179,9 +123,10 @@ class Latency:
     def _loading(self, stall: Floats) -> tuple[Floats, Floats]:
         """Cycles before the first operation and after the last."""
         waits: dict[Use, tuple[Floats, bool]] = {}
-        busy = np.ceil(self.total * self.passes) + stall
-        for gate in self.hierarchy.gates:
-            waits |= self._gate_waits(gate, busy)
+        spare = stall
+        for gate in reversed(self.hierarchy.gates):
+            found, spare = self._gate_waits(gate, spare)
+            waits |= found
         none = (np.zeros(self.row.size), False)
         separate, half, shared = ([none[0], none[0]] for _ in range(3))
         for op in (I, W):
@@ -205,43 +150,63 @@ class Latency:
             offload = offload + np.maximum(*(waits.get(Use(O, b, up, False), none)[0] for up in (False, True)))
         return np.minimum(*ways), offload
 
-    def _gate_waits(self, gate: Gate, busy: Floats) -> dict[Use, tuple[Floats, bool]]:
-        """Loading cycles of each duty; what moves only once is loaded while the port is idle during computation."""
+    def _gate_waits(self, gate: Gate, stall: Floats) -> tuple[dict[Use, tuple[Floats, bool]], Floats]:
+        """Loading cycles of each duty, and the stalled cycles left to other ports.
+
+        What moves only once is loaded while the port is idle: during computation, and during a stall, of which every
+        cycle serves one port.
+        """
         uses = [u for u in gate.uses if not u.partial]
-        if not uses:
-            return {}
-        rate: Floats = np.zeros(self.row.size)
-        waits, once, spare = [], [], []
-        for use in uses:
-            m = self.moves[use.operand][use.boundary]
-            rates = m.table.rate_upper if use.upper else m.table.rate_lower
-            asked = np.ceil(self._at(m, rates) / self.passes)
-            single = m.count == 1.0
-            rate = rate + np.where(single, 0.0, asked)
-            real = self._real(use, gate)
-            waits.append(real)
-            once.append(single)
-            least = np.ceil(self.innermost[use.operand] / gate.bits)
-            spare.append(np.where(single, np.maximum(real - least, 0.0), 0.0))
-        left = np.maximum(0.0, (gate.bits - rate) / gate.bits * busy)
-        if len(uses) == 1:
-            return {uses[0]: (waits[0] - np.minimum(spare[0], left), gate.shared)}
-        cuts = np.stack(spare)
-        scarce = np.flatnonzero(cuts.sum(axis=0) > left)
+        moves = [self.moves[u.operand][u.boundary] for u in uses]
+        single = [m.count == 1.0 for m in moves]
+        waits = [self._real(u, gate) for u in uses]
+        if not any(once.any() for once in single):
+            return {u: (w, gate.shared) for u, w in zip(uses, waits, strict=True)}, stall
+        bits, later, least = [], [], []
+        need, rate = np.zeros(self.row.size), np.zeros(self.row.size)
+        for use, m, once, wait in zip(uses, moves, single, waits, strict=True):
+            asked = np.ceil(self._at(m, m.table.rate_upper if use.upper else m.table.rate_lower) / self.passes)
+            rate += np.where(once, 0.0, asked)
+            bits.append(self._at(m, m.table.bits_upper if use.upper else m.table.bits_lower))
+            inner = self.innermost[use.operand]
+            later.append(np.where(once, np.ceil(np.maximum(bits[-1] - inner, 0.0) / gate.bits), 0.0))
+            least.append(np.where(once, np.minimum(np.ceil(inner / gate.bits), wait), wait))
+            need += later[-1]
+        share = np.maximum(0.0, (gate.bits - rate) / gate.bits)
+        busy = np.ceil(self.total * self.passes)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            taken = np.minimum(stall, np.fmax(need / share - busy, 0.0))
+        idle = share * (busy + taken)
+        scarce = np.flatnonzero(need > idle * (1.0 + 1e-9))
         if scarce.size:
-            first = np.stack([np.where(c, w, -1.0)[scarce] for c, w in zip(once, waits, strict=True)])
-            cuts[:, scarce] = _longest_first(first, cuts[:, scarce], left[scarce])
-        return {u: (w - c, gate.shared) for u, w, c in zip(uses, waits, cuts, strict=True)}
+            order = np.stack([np.where(o, b, -1.0)[scarce] for o, b in zip(single, bits, strict=True)])
+            left = _longest_first(order, np.stack([n[scarce] for n in later]), idle[scarce])
+            for low, wait, spare in zip(least, waits, left, strict=True):
+                low[scarce] = np.maximum(low[scarce], np.where(low[scarce] < wait[scarce], wait[scarce] - spare, 0.0))
+        return {u: (low, gate.shared) for u, low in zip(uses, least, strict=True)}, stall - taken
 
 
-def _longest_first(waits: Floats, spare: Floats, left: Floats) -> Floats:
-    """(uses, orders) of idle cycles that each duty gets of those left, the longest first."""
-    order = np.argsort(-waits, axis=0, kind="stable")
-    spares = np.take_along_axis(spare, order, axis=0)
-    cuts = np.empty_like(spares)
-    for rank in range(len(spares)):
-        cuts[rank] = np.minimum(spares[rank], left)
-        left = left - cuts[rank]
-    back = np.empty_like(cuts)
-    np.put_along_axis(back, order, cuts, axis=0)
-    return back
+def _granted(levels: list[tuple[int, int]], used: list[Floats]) -> dict[tuple[int, int], Flags]:
+    """Which levels of a memory find room for what they need a second time: those that need least come first."""
+    shared = sum(used, start=np.zeros_like(used[0]))
+    if len(levels) == 1:
+        return {levels[0]: shared + used[0] <= 1.0}
+    needs = np.stack(used)
+    order = np.argsort(needs, axis=0, kind="stable")
+    filled = shared + np.cumsum(np.take_along_axis(needs, order, axis=0), axis=0)
+    granted = np.empty(needs.shape, dtype=bool)
+    np.put_along_axis(granted, order, filled <= 1.0, axis=0)
+    return dict(zip(levels, granted, strict=True))
+
+
+def _longest_first(bits: Floats, later: Floats, idle: Floats) -> Floats:
+    """(uses, orders) of idle cycles that each duty may use of those at hand, the longest first."""
+    if len(bits) == 1:
+        return idle[None]
+    order = np.argsort(-bits, axis=0, kind="stable")
+    before = np.cumsum(np.take_along_axis(later, order, axis=0), axis=0)
+    left = np.empty_like(later)
+    np.put_along_axis(
+        left, order, np.maximum(0.0, idle - np.roll(before, 1, axis=0) * (np.arange(len(bits)) > 0)[:, None]), axis=0
+    )
+    return left

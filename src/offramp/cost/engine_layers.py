@@ -82,6 +82,7 @@ class Rows:
         factors: temporal loop factors.
         patterns: for every factor the first of its size whose loop no operand tells from its own.
         bits: (rows, 4) of inputs, weights, outputs, partial sums.
+        extra: (rows,) whether only a smaller core would try the unrolling.
         window: (rows, 4) stride x, stride y, input width, input height.
     """
 
@@ -95,6 +96,7 @@ class Rows:
     patterns: tuple[tuple[int, ...], ...]
     bits: Floats
     window: Floats
+    extra: NDArray[np.bool_]
 
     def take(self, index: NDArray[np.intp]) -> "Rows":
         """Some of the rows."""
@@ -109,13 +111,15 @@ class Rows:
             patterns=tuple(self.patterns[i] for i in index),
             bits=self.bits[index],
             window=self.window[index],
+            extra=self.extra[index],
         )
 
 
 def rows_of(forms: Sequence[Form], core: Core) -> Rows:
     """All rows of some layers on a core."""
     assert core.array is not None
-    found = unrollings(forms, core)
+    listed = unrollings(forms, core)
+    found = [options for options, _ in listed]
     layer = np.repeat(np.arange(len(forms)), [len(options) for options in found])
     sizes = np.array([_sizes(form) for form in forms], dtype=np.float64).reshape(-1, len(LOOPS))[layer]
     window = np.array([(f.stride_x, f.stride_y, f.IX, f.IY) for f in forms], dtype=np.float64).reshape(-1, 4)[layer]
@@ -138,6 +142,7 @@ def rows_of(forms: Sequence[Form], core: Core) -> Rows:
         patterns=tuple(pattern_of(fs, ALIKE[k][c]) for fs, k, c in zip(factors, kind, coupled, strict=True)),
         bits=np.array(bits, dtype=np.float64).reshape(-1, 4)[layer],
         window=window,
+        extra=np.array([i >= own for options, own in listed for i in range(len(options))], dtype=bool),
     )
 
 

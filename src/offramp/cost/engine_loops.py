@@ -1,13 +1,11 @@
-"""In which order loops run: loop factors of a layer's temporal part, their orders, and what prefixes of orders contain.
+"""What is left of the loops after unrolling: factors of a layer's temporal part, and the sets of them that differ.
 
 After LOMA (Symons et al., AICAS 2021): what is left of every loop after unrolling is split into prime factors, the
-smallest two of the loop with most factors are merged until six factors are left, and every order of them is a
-candidate. A set of factors is a bit mask, so that everything an order decides can be looked up by mask. No memory and
-no cost here.
+smallest two of the loop with most factors are merged until six factors are left. A set of factors is a bit mask, so
+that everything a mapping decides can be looked up by mask. No memory and no cost here.
 """
 
 from functools import lru_cache
-from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,28 +46,20 @@ def prime_factors(n: int) -> tuple[int, ...]:
     return (*found, n) if n > 1 or not found else tuple(found)
 
 
-@lru_cache(maxsize=512)
-def orders_of(pattern: tuple[int, ...], length: int) -> Bytes:
-    """All orders of some factors in which equal factors keep their place, as masks of growing prefixes.
+@lru_cache(maxsize=4096)
+def _kept_masks(pattern: tuple[int, ...], length: int) -> NDArray[np.bool_]:
+    masks = np.arange(1 << length)
+    kept = masks < 1 << len(pattern)
+    for i, first in enumerate(pattern):
+        if first != i:
+            before = max(j for j in range(i) if pattern[j] == first)
+            kept &= (masks >> before & 1) >= (masks >> i & 1)
+    return np.asarray(kept)
 
-    Args:
-        pattern: for every factor the index of the first equal one.
-        length: positions to give; beyond the last factor the mask stays.
 
-    Returns:
-        (length + 1, orders) mask of the factors in the first q positions, innermost first.
-    """
-    n = len(pattern)
-    follows = [(max(j for j in range(i) if pattern[j] == pattern[i]), i) for i in range(n) if pattern[i] != i]
-    rows = np.array(list(permutations(range(n))), dtype=np.uint8)
-    where = rows.argsort(axis=1)
-    for first, second in follows:
-        kept = where[:, first] < where[:, second]
-        rows, where = rows[kept], where[kept]
-    prefix = np.zeros((length + 1, rows.shape[0]), dtype=np.uint8)
-    for q in range(length):
-        prefix[q + 1] = prefix[q] | np.left_shift(1, rows[:, q], dtype=np.uint8) if q < n else prefix[q]
-    return prefix
+def kept_masks(patterns: tuple[tuple[int, ...], ...], length: int) -> NDArray[np.bool_]:
+    """(rows, 2^length) which sets of factors differ: of equal factors (see `pattern_of`) the first are taken first."""
+    return np.stack([_kept_masks(pattern, length) for pattern in patterns])
 
 
 def pattern_of(factors: tuple[Factor, ...], alike: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_allocation import fits_whole
-from offramp.cost.engine_hierarchy import OPERANDS, Hierarchy, hierarchy_of
+from offramp.cost.engine_chains import Chains, Slot, cuts_below, fits_whole, start
+from offramp.cost.engine_hierarchy import BETWEEN, LAST, OPERANDS, OWN, Hierarchy, hierarchy_of, shared_memories
 from offramp.cost.engine_in_memory import array_energy
 from offramp.cost.engine_layers import Floats, Rows, rows_of
 from offramp.cost.engine_loops import FACTORS
 from offramp.cost.engine_search import Priced, Search
+from offramp.cost.engine_spatial import widened
 from offramp.cost.engine_tables import O, Tables
-from offramp.cost.layer_form import form_of
+from offramp.cost.layer_form import Form, form_of
 from offramp.cost.model import VARIANTS, CoreCosts, infeasible
 from offramp.cost.variants import core_of_variant
 from offramp.ir.accelerator import Accelerator, Core, Operand
@@ -30,39 +31,109 @@ CHUNK = 192
 """Rows searched at once: enough to amortise a call, few enough for the processor's cache."""
 
 
-class Batch:
-    """Rows searched together, for all variants of a core; `whole` says which memories take everything of every row."""
+MANY = 4000
+"""Chains that are listed once for all variants; further cuts join under a bound, variant by variant."""
 
-    def __init__(self, index: NDArray[np.intp], tables: Tables, whole: NDArray[np.bool_]) -> None:
-        self.index, self.tables, self.whole = index, tables, whole
-        self._first: Search | None = None
+CREDIT = 0.125
+"""How much less a layer may cost, where memories between the array and the last ones hold parts, than where they hold
+all; beyond that the credit for an early start is given however much they hold."""
+
+
+class Batch:
+    """Rows searched together, for all variants of a core; `whole` (rows, memories): which take everything of a row.
+
+    A layer is first priced as if all memories of the whole array took everything. That is what it costs where they do,
+    and what it costs at least where they do not (see `CREDIT`): a memory that holds a part is not credited with an
+    earlier start than one that holds all, for then more memory could cost cycles.
+    """
+
+    def __init__(self, index: NDArray[np.intp], tables: Tables) -> None:
+        self.index, self.tables = index, tables
+        self.kinds = shared_memories(tables.hierarchy)
+        self.whole = fits_whole(tables)
+        self.own, self.rest = start(tables), []
+        for cut in self._cuts(tables.hierarchy, OWN):
+            if self.own.row.size > MANY:
+                self.rest.append(cut)
+            else:
+                self.own = self.own.joined(cut, tables.hierarchy, np.broadcast_to(self.kinds != OWN, self.whole.shape))
 
     def price(self, hierarchy: Hierarchy, passes: float) -> Priced:
-        """The best mappings; variants that only cut off levels above a memory that takes everything share orders."""
-        search = self._first
-        if search is None or not self._only_cut(hierarchy):
-            search = Search(self.tables, hierarchy, self._whole_of(hierarchy))
-            self._first = self._first or search
-        return search.run(hierarchy, passes)
-
-    def _whole_of(self, hierarchy: Hierarchy) -> NDArray[np.bool_]:
+        """The best mappings."""
         names = [m.name for m in self.tables.hierarchy.core.memories]
-        return self.whole[[names.index(m.name) for m in hierarchy.core.memories]]
+        used = [names.index(m.name) for m in hierarchy.core.memories]
+        whole, kinds = self.whole[:, used], self.kinds[used]
+        base = self._ending(hierarchy)
+        own = [(op, b) for op, b in self.rest if b < len(hierarchy.levels[op])]
+        roomy = np.broadcast_to(kinds != OWN, whole.shape)
+        best = Search(hierarchy, passes, base, own, (), roomy).run(np.zeros(self.tables.count), 0.0)
+        between = self._cuts(hierarchy, BETWEEN)
+        if between:
+            last = np.broadcast_to(kinds == LAST, whole.shape)
+            best = Search(hierarchy, passes, base, own, between, last).run(self._of_layers(best), CREDIT)
+        short = (~whole)[:, kinds == LAST].any(axis=1)
+        if not short.any():
+            return best
+        rows = np.flatnonzero(np.isin(self.tables.rows.layer, self.tables.rows.layer[short]))
+        tight = np.zeros(self.tables.count, dtype=bool)
+        tight[rows] = True
+        full = whole & (kinds == LAST)
+        mine = base.take(np.flatnonzero(tight[base.row])).fitting(hierarchy, full)
+        fixed = full[rows].all(axis=0) & (kinds == LAST)
+        cuts = [
+            (op, b)
+            for op, b in between + self._cuts(hierarchy, LAST)
+            if not fixed[list(hierarchy.levels[op][b - 1 :])].all()
+        ]
+        search = Search(hierarchy, passes, mine, own, cuts, full)
+        return best.replaced(rows, search.run(self._of_layers(best), np.inf))
 
-    def _only_cut(self, hierarchy: Hierarchy) -> bool:
-        base = self.tables.hierarchy
-        if len(hierarchy.core.memories) != len(base.core.memories):
-            return False
-        pairs = zip(hierarchy.levels, base.levels, strict=True)
-        return all(len(own) == len(old) or bool(self.whole[own[-1]]) for own, old in pairs)
+    def _cuts(self, hierarchy: Hierarchy, kind: int) -> list[Slot]:
+        kinds = shared_memories(hierarchy)
+        return cuts_below(hierarchy, np.flatnonzero(kinds == kind).tolist())
+
+    def _ending(self, hierarchy: Hierarchy) -> Chains:
+        """Chains that keep everything in the memories that are the highest of their operand here."""
+        chains = self.own
+        for op, levels in enumerate(hierarchy.levels):
+            for b in range(len(levels), len(self.tables.hierarchy.levels[op])):
+                if (op, b) in chains.chosen:
+                    chains = chains.take(np.flatnonzero(chains.chosen[op, b] == chains.tables.full[chains.row]))
+        if any(shared_memories(hierarchy)[levels[-1]] == OWN for levels in hierarchy.levels):
+            kinds = shared_memories(hierarchy)
+            chains = chains.fitting(hierarchy, np.broadcast_to(kinds != OWN, (self.tables.count, kinds.size)))
+        return chains
+
+    def _of_layers(self, priced: Priced) -> Floats:
+        """(rows,) what each row's layer costs."""
+        layer = np.unique(self.tables.rows.layer, return_inverse=True)[1]
+        least = np.full(self.tables.count, np.inf)
+        np.minimum.at(least, layer, priced.cycles)
+        return least[layer]
 
 
 def hierarchy_costs(
     layers: Sequence[Layer], core: Core, chip: Accelerator, variants: Sequence[int] = range(VARIANTS)
 ) -> CoreCosts:
     """Price layers that the core supports in some variants; the others stay infinite."""
-    costs = infeasible(len(layers))
     forms = [form_of(layer) for layer in layers]
+    costs = _costs(forms, core, chip, variants)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, form in enumerate(forms):
+        groups.setdefault((form.input_bits, form.weight_bits, form.partial_bits), []).append(i)
+    for chosen in groups.values():
+        wide = widened(core, forms[chosen[0]])
+        if wide is not core:
+            floor = _costs([forms[i] for i in chosen], wide, chip, variants).cycles
+            own = costs.cycles[:, chosen]
+            least = np.maximum(own, np.where(np.isfinite(own), floor, own))
+            costs.utilization[:, chosen] *= np.divide(own, least, out=np.ones_like(own), where=np.isfinite(own))
+            costs.cycles[:, chosen] = least
+    return costs
+
+
+def _costs(forms: Sequence[Form], core: Core, chip: Accelerator, variants: Sequence[int]) -> CoreCosts:
+    costs = infeasible(len(forms))
     rows = rows_of(forms, core)
     if not rows.factors:
         return costs
@@ -132,23 +203,16 @@ def _passes(core: Core, clock_mhz: float) -> float:
 
 
 def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
-    """Rows of as many factors whose shared memories take everything, or not; in chunks."""
+    """Rows of as many factors, in chunks that never part the rows of a layer."""
     lengths = np.array([max(FACTORS, len(factors)) for factors in rows.factors])
-    shared = [i for i, m in enumerate(hierarchy.core.memories) if len(m.operands) > 1]
     for length in np.unique(lengths).tolist():
         same = np.flatnonzero(lengths == length)
-        for start in range(0, same.size, CHUNK):
-            index = same[start : start + CHUNK]
-            tables = Tables(rows.take(index), hierarchy, length)
-            whole = fits_whole(tables)
-            kinds, place = np.unique(whole[:, shared], axis=0, return_inverse=True)
-            if len(kinds) == 1:
-                yield Batch(index, tables, np.asarray(whole.all(axis=0)))
-                continue
-            for kind in range(len(kinds)):
-                part = place.reshape(-1) == kind
-                few = Tables(rows.take(index[part]), hierarchy, length)
-                yield Batch(index[part], few, np.asarray(whole[part].all(axis=0)))
+        starts = np.flatnonzero(np.diff(rows.layer[same], prepend=-1))
+        chunk = starts // CHUNK
+        firsts = starts[np.flatnonzero(np.diff(chunk, prepend=-1))].tolist()
+        for first, last in zip(firsts, [*firsts[1:], same.size], strict=True):
+            index = same[first:last]
+            yield Batch(index, Tables(rows.take(index), hierarchy, length))
 
 
 def _split(

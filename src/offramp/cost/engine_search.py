@@ -1,37 +1,42 @@
-"""The search over orders: what lies below each boundary, which orders differ at all, which may win, and the best.
+"""The search over mappings: which chains may win, in which order, and the best.
 
-All orders of a batch of rows lie in one flat axis. Orders that no cut tells apart are priced once, and only those
-whose lower bound does not exceed what another order of the layer is known to take. The least latency wins, of equals
-the least energy.
+Chains of sets of all rows lie in one flat axis. Only those whose lower bound does not exceed what another mapping of
+the layer is known to take are put in order and priced. The least latency wins, of equals the least energy.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_allocation import Allocator
+from offramp.cost.engine_chains import Chains, Slot
+from offramp.cost.engine_fill import completed, fillings
 from offramp.cost.engine_hierarchy import Gate, Hierarchy
-from offramp.cost.engine_latency import Flags, Latency, Orders
+from offramp.cost.engine_latency import Flags, Latency
 from offramp.cost.engine_layers import Floats
-from offramp.cost.engine_loops import Bytes, orders_of
-from offramp.cost.engine_tables import I, Masks, O, Tables, W
+from offramp.cost.engine_loops import Bytes
+from offramp.cost.engine_orders import Orders, joined, ordered, unordered, with_least_runs
+from offramp.cost.engine_tables import I, Masks, O, W
 
-HASH = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], dtype=np.uint64)
-"""Odd multipliers that mix masks into one key (see `_distinct`)."""
+MANY = 1500
+"""Chains that a rough bound thins out before they are looked at more closely."""
+
+FEW = 250
+"""Chains that are all put in order at once."""
+
+EQUAL = 1.0 + 5e-4
+"""Mappings within this factor of the least cycles count as equally fast: a hair of time never buys energy."""
 
 
-FEW = 2000
-"""Orders that are all priced at once: a bound would cost more than it saves."""
-
-SLACK = 1.0 + 1e-9
-"""A bound may exceed what it bounds by this factor: sums of fractions of cycles are rounded."""
+Crossings = list[list[tuple[Floats, Floats]]]
+"""Per operand and boundary, picojoules at the memory above and at the one below."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Priced:
-    """The best order of every row.
+    """The best mapping of every row.
 
     Attributes:
         cycles, memory_pj: (rows,); infinite where nothing fits and where another row of the layer is faster.
@@ -41,183 +46,215 @@ class Priced:
 
     cycles: Floats
     memory_pj: Floats
-    crossing_pj: list[list[tuple[Floats, Floats]]]
+    crossing_pj: Crossings
     masks: list[list[Masks]]
+
+    def replaced(self, rows: NDArray[np.intp], other: "Priced") -> "Priced":
+        """The same with the other's prices for some rows."""
+
+        def put(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+            values = old.copy()
+            values[rows] = new[rows]
+            return values
+
+        return Priced(
+            cycles=put(self.cycles, other.cycles),
+            memory_pj=put(self.memory_pj, other.memory_pj),
+            crossing_pj=[
+                [(put(a, c), put(b, d)) for (a, b), (c, d) in zip(*crossings, strict=True)]
+                for crossings in zip(self.crossing_pj, other.crossing_pj, strict=True)
+            ],
+            masks=[
+                [put(a, b) for a, b in zip(*masks, strict=True)] for masks in zip(self.masks, other.masks, strict=True)
+            ],
+        )
 
 
 class Search:
-    """The different orders of a batch of rows; `whole` says which memories take everything of every row."""
+    """The mappings of a batch of rows under one hierarchy; `whole` (rows, memories) says which take everything."""
 
-    def __init__(self, tables: Tables, hierarchy: Hierarchy, whole: Flags) -> None:
-        self.tables, self.hierarchy = tables, hierarchy
-        lists = [orders_of(pattern, tables.loops) for pattern in tables.rows.patterns]
-        self.prefix: Bytes = np.concatenate(lists, axis=1)
-        self.lengths = np.array([x.shape[1] for x in lists])
-        self.row = np.repeat(np.arange(tables.count), self.lengths)
-        allocator = Allocator(tables, hierarchy, self.prefix, self.row, whole)
-        self.nothing, self.everything = np.zeros(self.row.size, dtype=np.uint8), self._of_row(tables.full)
-        self.masks = [self._boundaries(op, allocator.cuts[op]) for op in (I, W, O)]
-        runs, base = self._find_runs(), self.row * tables.masks.size
-        orders = Orders(tables=tables, hierarchy=hierarchy, row=self.row, masks=self.masks, runs=runs, base=base)
-        self.orders = orders.take(self._distinct(list(runs.values()), allocator.valid))
-        self.layer = np.unique(tables.rows.layer, return_inverse=True)[1]
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        passes: float,
+        base: Chains,
+        own: Sequence[Slot],
+        shared: Sequence[Slot],
+        whole: Flags,
+    ) -> None:
+        """Search chains that extend those of `base` by cuts of single parts of the array and of shared memories."""
+        self.tables, self.hierarchy, self.passes, self.whole = base.tables, hierarchy, passes, whole
+        self.base, self.cuts, self.shared = base, [*own, *shared], shared
+        self.layer = np.unique(self.tables.rows.layer, return_inverse=True)[1]
 
-    def run(self, hierarchy: Hierarchy, passes: float) -> Priced:
-        """The best order of each row that may be its layer's best."""
-        orders = self._promising(hierarchy, passes)
-        cycles = Latency(orders, hierarchy, passes).cycles
-        least = self._least_of_layers(cycles, orders.row)
-        tied = np.flatnonzero(cycles == least[self.layer[orders.row]])
-        orders = orders.take(tied)
-        parts = [
-            [self.tables.energies(op, b, orders.row, orders.masks[op][b]) for b in range(len(levels))]
-            for op, levels in enumerate(hierarchy.levels)
-        ]
-        energy = sum((upper + lower for crossing in parts for upper, lower in crossing), start=np.zeros(tied.size))
+    def run(self, floor: Floats, credit: float) -> Priced:
+        """The best mapping of each row that may be its layer's best.
+
+        A layer takes at least its (rows,) `floor`, unless that is more than `1 + credit` times its fastest mapping.
+        """
+        orders, cycles = self._fastest(floor, 1.0 + credit)
+        filled = fillings(orders)
+        choices = [self._spent(orders, masks) for masks in filled]
+        totals = np.stack([total for total, _ in choices])
+        turn, energy = totals.argmin(axis=0), totals.min(axis=0)
         rows, best = _first_least(energy, orders.row)
 
         def spread(values: NDArray[Any], missing: float) -> Floats:
             full = np.full(self.tables.count, missing)
-            full[rows] = values[best]
+            full[rows] = values
             return full
 
+        def taken(values: Sequence[NDArray[Any]]) -> Floats:
+            return spread(np.choose(turn[best], [value[best] for value in values]), 0.0)
+
+        shape = [(op, range(len(levels))) for op, levels in enumerate(self.hierarchy.levels)]
         return Priced(
-            cycles=spread(cycles[tied], np.inf),
-            memory_pj=spread(energy, np.inf),
-            crossing_pj=[[(spread(u, 0.0), spread(w, 0.0)) for u, w in crossing] for crossing in parts],
-            masks=[
-                [spread(m, 0).astype(np.intp) for m in masks[: len(levels)]]
-                for masks, levels in zip(orders.masks, hierarchy.levels, strict=True)
+            cycles=spread(cycles[best], np.inf),
+            memory_pj=spread(energy[best], np.inf),
+            crossing_pj=[
+                [
+                    (taken([p[op][b][0] for _, p in choices]), taken([p[op][b][1] for _, p in choices]))
+                    for b in boundaries
+                ]
+                for op, boundaries in shape
             ],
+            masks=[[taken([m[op][b] for m in filled]).astype(np.intp) for b in boundaries] for op, boundaries in shape],
         )
 
-    def _promising(self, hierarchy: Hierarchy, passes: float) -> Orders:
-        """Orders whose bound is within what the order of the least bound of some row of the layer takes."""
-        orders = self.orders
-        if orders.row.size <= FEW:
-            return orders
-        bound = _bound(orders, hierarchy, passes)
-        seeds = orders.take(_first_least(bound, orders.row)[1])
-        reached = self._least_of_layers(Latency(seeds, hierarchy, passes).cycles, seeds.row)
-        return orders.take(np.flatnonzero(bound <= (reached * SLACK)[self.layer][orders.row]))
+    def _spent(self, orders: Orders, masks: list[list[Bytes]]) -> tuple[Floats, Crossings]:
+        """Picojoules of all that crosses the boundaries, in all and one by one."""
+        parts = [
+            [self.tables.energies(op, b, orders.row, masks[op][b]) for b in range(len(levels))]
+            for op, levels in enumerate(self.hierarchy.levels)
+        ]
+        total = sum((upper + lower for crossing in parts for upper, lower in crossing), start=np.zeros(orders.row.size))
+        return total, parts
 
-    def _least_of_layers(self, cycles: Floats, row: NDArray[np.intp]) -> Floats:
-        least = np.full(self.tables.count, np.inf)
-        np.minimum.at(least, self.layer[row], cycles)
+    def _fastest(self, floor: Floats, credit: float) -> tuple[Orders, Floats]:
+        """Orders as fast as their layer's price, row by row, and that price."""
+        chains, reached = self.base, np.full(self.tables.count, np.inf)
+        found: list[Orders] = []
+        for number, cut in enumerate((None, *self.cuts)):
+            if cut is not None:
+                chains = chains.joined(cut, self.hierarchy, self.whole, useful=cut in self.shared)
+            if chains.row.size > MANY or (cut is None and self.cuts):
+                chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit, found)
+        if chains.row.size > FEW:
+            chains, _ = self._promising(chains, None, reached, floor, credit, found)
+        orders = joined([*found, ordered(unordered(chains, self.hierarchy))])
+        cycles = Latency(orders, self.passes).cycles
+        price = _price(self._least_of_layers(cycles, orders.row), floor, credit)
+        fast = np.flatnonzero(cycles <= (price * EQUAL)[orders.row])
+        fast = self._own(orders.row[fast], fast)
+        orders = orders.take(fast[np.argsort(orders.row[fast], kind="stable")])
+        return orders, price[orders.row]
+
+    def _own(self, row: NDArray[np.intp], fast: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Without unrollings of smaller cores where an unrolling of the core's own is as fast."""
+        extra = self.tables.rows.extra[row]
+        own = np.zeros(self.tables.count, dtype=bool)
+        own[self.layer[row[~extra]]] = True
+        return fast[~extra | ~own[self.layer[row]]]
+
+    def _promising(
+        self,
+        chains: Chains,
+        open_cuts: Sequence[Slot] | None,
+        reached: Floats,
+        floor: Floats,
+        credit: float,
+        found: list[Orders],
+    ) -> tuple[Chains, Floats]:
+        """Chains whose bound is within the price of their layer as far as it is known, and what layers are known to
+        take (rows,); the chain of the least bound of every layer is completed to learn it.
+
+        Without open cuts the bound is the time that a chain takes in the best order that any of its levels could wish.
+        """
+        loose = unordered(chains, self.hierarchy)
+        if open_cuts is None:
+            bound = Latency(with_least_runs(loose), self.passes).cycles
+        else:
+            bound = _bound(loose, self.passes, open_cuts)
+        if open_cuts is None or len(open_cuts) == len(self.cuts):
+            reached = np.minimum(reached, self._reached(loose, bound, open_cuts, found))
+        price = _price(reached, floor, credit) * EQUAL
+        chosen = np.flatnonzero(bound <= price[chains.row])
+        return chains.take(chosen), reached
+
+    def _reached(self, loose: Orders, bound: Floats, open_cuts: Sequence[Slot] | None, found: list[Orders]) -> Floats:
+        """(rows,) cycles that the chain of the least bound of every layer takes, completed; its orders are `found`."""
+        seeds = ordered(loose.take(_first_least(bound, self.layer[loose.row])[1]))
+        if open_cuts:
+            chains, fits = completed(seeds, open_cuts, self.whole)
+            seeds = ordered(chains.take(np.flatnonzero(fits)))
+        cycles = Latency(seeds, self.passes).cycles
+        least = self._least_of_layers(cycles, seeds.row)
+        found.append(seeds.take(np.flatnonzero(cycles == least[seeds.row])))
         return least
 
-    def _of_row(self, masks: Masks) -> Bytes:
-        return np.repeat(masks.astype(np.uint8), self.lengths)
-
-    def _boundaries(self, op: int, cuts: list[Bytes | None]) -> list[Bytes]:
-        """Masks of all boundaries; reusing factors right above a cut go below it (they cost nothing there)."""
-        reuse = self._of_row(self.tables.reuse_masks[op])
-        masks = [self.nothing if op == O else self._skip(self.nothing, reuse)]
-        return masks + [self.everything if cut is None else self._skip(cut, reuse) for cut in cuts]
-
-    def _skip(self, cut: Bytes, reuse: Bytes) -> Bytes:
-        """The longest prefix that adds nothing but reusing factors to a cut."""
-        added = self.prefix & ~(cut | reuse)
-        longest: Bytes = (self.prefix & _ones(added == 0)).max(axis=0)
-        return longest
-
-    def _top_run(self, op: int, level: int, flags: Bytes) -> Bytes:
-        """The flagged factors that end right below the cut over a level, within that level."""
-        above = self._above(op, level)
-        if level:
-            flags = flags & ~self.masks[op][level]
-        other = above & ~self.prefix & ~flags
-        shortest = (self.prefix | _ones(other != 0)).min(axis=0)
-        run: Bytes = above & ~shortest
-        return run
-
-    def _above(self, op: int, level: int) -> Bytes:
-        last = level + 1 == len(self.masks[op])
-        return self.everything if last else self.masks[op][level + 1]
-
-    def _surely_buffered(self, index: int) -> bool:
-        """Whether half of a memory stays free whatever the order."""
-        t = self.tables
-        bits = np.zeros(t.count)
-        for op, level in self.hierarchy.held_in(index):
-            width = t.rows.bits[:, 2:].max(axis=1) if op == O else t.rows.bits[:, op]
-            bits = bits + np.rint(t.held_at_full(op, level)) * width
-        return bool((bits <= 0.5 * self.hierarchy.core.memories[index].size_bits).all())
-
-    def _find_runs(self) -> dict[tuple[int, int, bool], Bytes]:
-        runs = {}
-        for index in range(len(self.hierarchy.core.memories)):
-            levels = self.hierarchy.held_in(index)
-            inner = any(level + 1 < len(self.masks[op]) for op, level in levels)
-            if inner and not self._surely_buffered(index):
-                for op, level in levels:
-                    for reuse in (True, False):
-                        masks = self.tables.reuse_masks[op] if reuse else self.tables.fresh_masks[op]
-                        runs[op, level, reuse] = self._top_run(op, level, self._of_row(masks))
-        return runs
-
-    def _distinct(self, runs: list[Bytes], valid: Flags) -> NDArray[np.intp]:
-        """Indices of orders that differ in a mask that matters, and are valid.
-
-        Row and masks are mixed to a key of 64 bits (two different ones share a key with a chance of 2^-64). Of orders
-        that fall into one slot of a table the first speaks for those with its key; every other one is kept, so that
-        nothing is lost when slots clash and the first of equals always stays.
-        """
-        same_in_row = (id(self.nothing), id(self.everything))
-        columns = [m for masks in self.masks for m in masks if id(m) not in same_in_row] + runs
-        words = np.zeros((self.row.size, -(-len(columns) // 8) * 8), dtype=np.uint8)
-        for i, column in enumerate(columns):
-            words[:, i] = column
-        key = self.row.astype(np.uint64)
-        for word in words.view(np.uint64).T:
-            key = (key * HASH[0] ^ word) * HASH[1]
-            key ^= key >> np.uint64(29)
-        slots = 1 << max(10, key.size.bit_length())
-        slot = (key & np.uint64(slots - 1)).astype(np.int32)
-        table = np.zeros(slots, dtype=np.int32)
-        numbers = np.flatnonzero(valid) if not valid.all() else np.arange(key.size)
-        slot = slot[numbers]
-        table[slot[::-1]] = numbers[::-1]
-        speaker = table[slot]
-        kept: NDArray[np.intp] = numbers[(key[speaker] != key[numbers]) | (speaker == numbers)]
-        return kept
+    def _least_of_layers(self, cycles: Floats, row: NDArray[np.intp]) -> Floats:
+        """(rows,) the least cycles that any order of the row's layer takes."""
+        least = np.full(self.tables.count, np.inf)
+        np.minimum.at(least, self.layer[row], cycles)
+        return least[self.layer]
 
 
-def _bound(orders: Orders, hierarchy: Hierarchy, passes: float) -> Floats:
+def _price(least: Floats, floor: Floats, credit: float) -> Floats:
+    return np.maximum(least, np.minimum(floor, least * credit))
+
+
+def _bound(orders: Orders, passes: float, open_cuts: Sequence[Slot]) -> Floats:
     """(orders,) cycles that no order undercuts.
 
-    A port that must move more than the computation has cycles for stalls for the rest; what crosses an operand's
-    highest boundary first (outputs: last) is loaded by itself, at least one innermost tile of it.
+    A port that must move more than the computation has cycles for stalls for the rest, and a duty that needs longer
+    than its period stalls each time. What crosses an operand's boundaries first (outputs: last) is loaded by itself,
+    at least one innermost tile of it.
     """
-    t = orders.tables
+    t, hierarchy = orders.tables, orders.hierarchy
     total = t.total[orders.row, 0]
-    traffic = np.zeros(orders.row.size)
-    waits: list[Floats] = [np.zeros(orders.row.size) for _ in range(3)]
-    held = [orders.held_bits(op, 0) for op in (I, W, O)]
+    late = traffic = np.zeros(orders.row.size)
+    waits: dict[tuple[int, int], Floats] = {}
+    held = [_least_held(orders, op) if (op, 1) in open_cuts else orders.held_bits(op, 0) for op in (I, W, O)]
     for gate in hierarchy.gates:
         if gate.uses:
-            traffic = np.maximum(traffic, _traffic(orders, gate))
+            here = _traffic(orders, gate, passes)
+            late, traffic = np.maximum(late, here[0]), np.maximum(traffic, here[1])
         for use in gate.uses:
             op, b = use.operand, use.boundary
-            if not use.partial and 0 < b == len(hierarchy.levels[op]) - 1:
+            if not use.partial and b:
                 wait = orders.crossing(t.transfer(op, b, use.upper, gate.bits), op, b)
-                least = np.ceil(held[op] / gate.bits)
-                once = orders.crossing(t.times, op, b) == 1.0
-                waits[op] = np.maximum(waits[op], np.where(once, np.minimum(wait, least), wait))
-    stall = np.maximum(traffic - total * np.ceil(passes), 0.0)
+                least = np.minimum(wait, np.ceil(held[op] / gate.bits))
+                wait = np.where(orders.crossing(t.times, op, b) == 1.0, least, wait)
+                waits[op, b] = np.maximum(waits[op, b], wait) if (op, b) in waits else wait
+    stall = np.maximum(traffic - total * np.ceil(passes), late)
     drain = t.drain(hierarchy.core)[orders.row]
-    return np.asarray(total * passes + stall + drain + np.maximum(waits[I], waits[W]) + waits[O])
+    load = [
+        sum((wait for (op, _), wait in waits.items() if op == own), start=np.zeros(total.size)) for own in (I, W, O)
+    ]
+    return np.asarray(total * passes + stall + drain + np.maximum(load[I], load[W]) + load[O])
 
 
-def _traffic(orders: Orders, gate: Gate) -> Floats:
-    """(orders,) cycles that a port needs for all transfers but each duty's first."""
+def _least_held(orders: Orders, op: int) -> Floats:
+    """(orders,) bits of an innermost tile that keeps nothing."""
     t = orders.tables
-    traffic = np.zeros(orders.row.size)
+    tile = (
+        t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, 2:].min(axis=1)
+        if op == O
+        else t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, op]
+    )
+    return np.asarray(tile[orders.row])
+
+
+def _traffic(orders: Orders, gate: Gate, passes: float) -> tuple[Floats, Floats]:
+    """(orders,) cycles that a port's duties lack for all transfers but the first, and that these take."""
+    t = orders.tables
+    late, traffic = np.zeros(orders.row.size), np.zeros(orders.row.size)
     for op, b in dict.fromkeys((use.operand, use.boundary) for use in gate.uses):
-        here = [use for use in gate.uses if (use.operand, use.boundary) == (op, b)]
-        table = sum((t.again(op, b, use.upper, use.partial, gate.bits) for use in here), start=np.zeros((1, 1)))
+        uses = [(use.upper, use.partial) for use in gate.uses if (use.operand, use.boundary) == (op, b)]
+        late_table, table = t.port(op, b, tuple(uses), gate.bits, passes)
+        late += orders.crossing(late_table, op, b)
         traffic += orders.crossing(table, op, b)
-    return traffic
+    return late, traffic
 
 
 def _first_least(values: Floats, row: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -229,9 +266,3 @@ def _first_least(values: Floats, row: NDArray[np.intp]) -> tuple[NDArray[np.intp
     first = np.flatnonzero(values == np.repeat(np.minimum.reduceat(values, starts), lengths))
     rows, where = np.unique(row[first], return_index=True)
     return rows, first[where]
-
-
-def _ones(flags: Flags) -> Bytes:
-    """All bits where a flag is set: masks are chosen faster by bits than by branches."""
-    ones: Bytes = np.negative(flags.view(np.uint8))
-    return ones

@@ -9,7 +9,9 @@ is. This file knows sizes and register widths, no costs.
 import math
 from bisect import insort
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 
 from offramp.cost.layer_form import PREFERENCE, Form
 from offramp.ir.accelerator import Core, Memory, Move, Operand
@@ -44,8 +46,8 @@ Ranked = tuple[int, int, Option]
 """(units busy, place in the order of preference, loops)."""
 
 
-def unrollings(forms: Sequence[Form], core: Core) -> list[tuple[Unrolling, ...]]:
-    """The unrollings to try of every layer, best first; at most `KEPT`."""
+def unrollings(forms: Sequence[Form], core: Core) -> list[tuple[tuple[Unrolling, ...], int]]:
+    """The unrollings to try of every layer, its `KEPT` best, then those of smaller cores; how many are its own."""
     bare = _bare(core)
     return [
         _unrollings(form.operator, form.loops, (form.input_bits, form.weight_bits, form.partial_bits), bare)
@@ -58,6 +60,44 @@ def _bare(core: Core) -> "_Bare":
     return _Bare(core)
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What an innermost memory lets the array unroll for one operand.
+
+    Attributes:
+        width, size: bits that its port moves in a cycle, at most its size, and bits of one instance.
+        served: array dimensions that it serves; `longest` and `units` are their longest and their product.
+        shared: whether it serves the whole array.
+    """
+
+    operand: int
+    width: int
+    size: int
+    served: tuple[int, ...]
+    longest: int
+    units: int
+    shared: bool
+
+    def rungs(self, bits: int) -> list[tuple[int, int]]:
+        """(elements in a cycle, elements held) to unroll for: what the memory allows, and what smaller ones would.
+
+        Powers of two below what the array could use: then a larger memory tries all that a smaller one does. A memory
+        of the whole array that allows everything is tried as it is (see `widened`).
+        """
+        if bits == 0:
+            return [(self.longest, self.units)]
+        width, size = min(self.width // bits, self.longest), min(self.size // bits, self.units)
+        if self.shared and (width, size) == (self.longest, self.units):
+            return [(width, size)]
+        return [(w, n) for w in _ladder(width, self.longest) for n in _ladder(size, self.units) if w <= n]
+
+
+def _ladder(most: int, top: int) -> list[int]:
+    """Largest first: `top` if it is reached, and the powers of two below it; at least 1."""
+    steps = [top] if most >= top else []
+    return steps + [1 << i for i in reversed(range(max(most, 1).bit_length())) if 1 << i < top] or [1]
+
+
 class _Bare:
     """What of a core the unrolling depends on; compared by identity, made once per core."""
 
@@ -65,24 +105,45 @@ class _Bare:
         assert core.array is not None
         self.array = core.array
         self.in_memory = core.in_memory is not None
-        self.inner = tuple(inner_memories(core.memories))
         self.fixed = dict(core.array.dataflow)
-        self.ports = tuple(self._ports())
-        self.rooms = tuple(
-            (_PLACE[operand], memory.size_bits, served)
-            for memory in self.inner
-            for operand in memory.operands
-            if (served := tuple(i for i, (d, _) in enumerate(self.array.dimensions) if d in memory.dimensions))
-        )
+        self.entries = tuple(self._entries(core))
 
-    def _ports(self) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """(operand, bits that port and memory can serve at once, array dimensions) of the innermost memories."""
-        for memory in self.inner:
+    def _entries(self, core: Core) -> Iterator[_Entry]:
+        for memory in inner_memories(core.memories):
             served = tuple(i for i, (d, _) in enumerate(self.array.dimensions) if d in memory.dimensions)
-            for operand in memory.operands:
+            lengths = [self.array.dimensions[i][1] for i in served]
+            for operand in memory.operands if served else ():
                 port = memory.port(operand, Move.FROM_LOW if operand is Operand.O else Move.TO_LOW)
-                if port is not None and served:
-                    yield _PLACE[operand], min(port.bits_per_cycle, memory.size_bits), served
+                width = memory.size_bits if port is None else min(port.bits_per_cycle, memory.size_bits)
+                shared = len(served) == len(self.array.dimensions)
+                place, units = _PLACE[operand], math.prod(lengths)
+                yield _Entry(place, width, memory.size_bits, served, max(lengths), units, shared)
+
+
+def widened(core: Core, form: Form) -> Core:
+    """The core with the innermost memories of the whole array as wide and large as it could use for a layer's bits.
+
+    What costs more cycles there costs as many on the core itself: so a wider memory never costs more, though it is
+    tried with unrollings of its own alone.
+    """
+    assert core.array is not None
+    bits, dims = (form.input_bits, form.weight_bits, form.partial_bits), [n for _, n in core.array.dimensions]
+    names, inner = {d for d, _ in core.array.dimensions}, tuple(inner_memories(core.memories))
+    memories = tuple(
+        _enlarged(m, bits, max(dims), math.prod(dims)) if m in inner and names <= set(m.dimensions) else m
+        for m in core.memories
+    )
+    return core if memories == core.memories else replace(core, memories=memories)
+
+
+def _enlarged(memory: Memory, bits: tuple[int, int, int], longest: int, units: int) -> Memory:
+    size = max(memory.size_bits, units * max(bits[_PLACE[o]] for o in memory.operands))
+    served = {(o, Move.FROM_LOW if o is Operand.O else Move.TO_LOW): longest * bits[_PLACE[o]] for o in memory.operands}
+    ports = tuple(
+        replace(p, bits_per_cycle=max(p.bits_per_cycle, *(served.get(duty, 0) for duty in p.serves)))
+        for p in memory.ports
+    )
+    return replace(memory, size_bits=size, ports=ports)
 
 
 def inner_memories(memories: tuple[Memory, ...]) -> Iterator[Memory]:
@@ -97,23 +158,28 @@ def inner_memories(memories: tuple[Memory, ...]) -> Iterator[Memory]:
 @lru_cache(maxsize=65536)
 def _unrollings(
     operator: str, loops: tuple[tuple[str, int], ...], bits: tuple[int, int, int], core: _Bare
-) -> tuple[Unrolling, ...]:
-    sizes = dict(loops)
-    limits = _limits(operator, sizes, bits, core)
-    options = [_options(i, d, n, sizes, limits[i], core) for i, (d, n) in enumerate(core.array.dimensions)]
-    found = _best(options, sizes)
-    return tuple(dict.fromkeys(_within_capacity(u, operator, sizes, bits, core) for u in found))
+) -> tuple[tuple[Unrolling, ...], int]:
+    sizes, first = dict(loops), 0
+    found: dict[Unrolling, None] = {}
+    known: dict[tuple[int, ...], list[Unrolling]] = {}
+    for rungs in product(*(entry.rungs(bits[entry.operand]) for entry in core.entries)):
+        widths = tuple(width for width, _ in rungs)
+        if widths not in known:
+            limits = _limits(operator, sizes, widths, core)
+            options = [_options(i, d, n, sizes, limits[i], core) for i, (d, n) in enumerate(core.array.dimensions)]
+            known[widths] = _best(options, sizes)
+        rooms = [room for _, room in rungs]
+        found |= dict.fromkeys(_within_capacity(u, operator, sizes, rooms, core) for u in known[widths])
+        first = first or len(found)
+    return tuple(found), first
 
 
-def _limits(operator: str, sizes: dict[str, int], bits: tuple[int, int, int], core: _Bare) -> list[dict[str, int]]:
+def _limits(operator: str, sizes: dict[str, int], widths: tuple[int, ...], core: _Bare) -> list[dict[str, int]]:
     """Largest factor of every loop on every array dimension: layer, array, and width of the innermost memories."""
     limits = [{name: min(size, n) for name, size in sizes.items()} for _, n in core.array.dimensions]
-    for operand, width_bits, dimensions in core.ports:
-        if bits[operand] == 0:
-            continue
-        width = max(1, width_bits // bits[operand])
-        free = _FREE[operator][operand]
-        for i in dimensions:
+    for entry, width in zip(core.entries, widths, strict=True):
+        free = _FREE[operator][entry.operand]
+        for i in entry.served:
             limits[i] = {n: limit if n in free else min(limit, width) for n, limit in limits[i].items()}
     return limits
 
@@ -211,19 +277,14 @@ def _best(options: list[list[Ranked]], sizes: dict[str, int]) -> list[Unrolling]
 
 
 def _within_capacity(
-    unrolling: Unrolling, operator: str, sizes: dict[str, int], bits: tuple[int, int, int], core: _Bare
+    unrolling: Unrolling, operator: str, sizes: dict[str, int], rooms: list[int], core: _Bare
 ) -> Unrolling:
     """Shrink factors until the innermost memories can hold one element of everything they serve."""
-    for operand, size_bits, served in core.rooms:
-        free = _FREE[operator][operand]
-        needed = bits[operand]
-        for i in served:
-            for name, factor in unrolling[i]:
-                if name not in free or sizes[name] == 1:
-                    needed *= factor
-        if needed > size_bits:
-            places = [(i, n) for i in served for n, _ in unrolling[i] if n not in free or sizes[n] == 1]
-            unrolling = _shrunk(unrolling, places, size_bits / bits[operand])
+    for entry, room in zip(core.entries, rooms, strict=True):
+        free = _FREE[operator][entry.operand]
+        places = [(i, n) for i in entry.served for n, _ in unrolling[i] if n not in free or sizes[n] == 1]
+        if math.prod(factor for i in entry.served for n, factor in unrolling[i] if (i, n) in places) > room:
+            unrolling = _shrunk(unrolling, places, room)
     return unrolling
 
 

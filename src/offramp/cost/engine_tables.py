@@ -243,10 +243,18 @@ class Tables:
         return np.asarray(np.ceil((table.bits_upper if upper else table.bits_lower) / width))
 
     @kept
-    def again(self, op: int, b: int, upper: bool, partial: bool, width: int) -> Floats:
-        """(rows, masks) cycles of all transfers of a duty but the first."""
-        cycles = self.transfer(op, b, upper, width) * (self.times - 1.0)
-        return np.asarray(cycles * self.boundary(op, b).partial if partial else cycles)
+    def port(
+        self, op: int, b: int, uses: tuple[tuple[bool, bool], ...], width: int, passes: float
+    ) -> tuple[Floats, Floats]:
+        """(rows, masks) cycles that duties (upper side, partial sums) of a port lack, and take, the first left out."""
+        late, taken = np.zeros((self.count, 1)), np.zeros((self.count, 1))
+        period = np.ceil(self.cycles * passes)
+        for upper, partial in uses:
+            cycles = self.transfer(op, b, upper, width)
+            often = (self.times - 1.0) * self.boundary(op, b).partial if partial else self.times - 1.0
+            late = late + np.maximum(cycles - period, 0.0) * often
+            taken = taken + cycles * often
+        return late, taken
 
     def drain(self, core: Core) -> Floats:
         """(rows,) cycles until the last results have left a systolic array."""
