@@ -288,7 +288,7 @@ Averages over exits under both rules, and with weights moved once (what `offramp
 Our prices do not follow the double move. A chip whose cores have a DRAM of their own can hold the weights there from
 one inference to the next; that they go from one DRAM into another for every image comes from how the chip was written
 down for that tool (an off-chip core beside a DRAM in every core). It makes late layers dearer than they are. What
-remains, 1 to 2 % of energy and up to 5 % of E*T, has the sign of the cycles' error.
+remains, 1 to 2 % of energy and 3 to 5 % of E*T, has the sign of the cycles' error.
 
 ## What retention, overlap and speculation gain, for static and early-exit networks alike
 Each row adds one freedom: outputs that stay on chip, cores that work at the same time, exits that let the backbone run
