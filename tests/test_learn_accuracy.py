@@ -69,7 +69,7 @@ def test_ternary_and_mixed_networks_train(digits: Dataset, plain: EarlyExitNetwo
 def test_analog_layers_train_with_their_noise(digits: Dataset, plain: EarlyExitNetwork) -> None:
     analog = dict.fromkeys(inner(plain), AnalogSettings(read_noise=0.5))
     prepared = prepare(plain, default=Precision(8, 7), analog=analog)
-    assert rate(tuned(prepared, digits, 4), digits.val) >= rate(plain, digits.val) - 0.02
+    assert rate(tuned(prepared, digits, 8), digits.val) >= rate(plain, digits.val) - 0.02
 
 
 @pytest.mark.slow
