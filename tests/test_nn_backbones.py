@@ -82,7 +82,7 @@ def test_same_padding_halves_and_never_vanishes(side: int, kernel: int) -> None:
 
 
 def test_unknown_backbone_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"unknown backbone 'resnet9'; wanted one of dscnn.*write resnet20"):
+    with pytest.raises(UserError, match=r"unknown backbone 'resnet9'; wanted one of dscnn.*write resnet8"):
         backbone("resnet9", (3, 32, 32), 10)
 
 

@@ -199,14 +199,14 @@ class Designer:
         recipe: TrainConfig,
         objective: Objective | None = None,
     ) -> EarlyExitNetwork:
-        """Train float weights; load what an earlier call trained."""
+        """Train float weights; what an earlier call trained is loaded in the same layout, so that it computes the same."""
         if path.is_file():
             load_weights(path, network)
-            return network.to(self.bed.device).eval()
+            return self._laid_out(network)
         if self.entry is not None:
             self._take_from_zoo(self.entry, network)
             save_weights(path, network, phase=phase, zoo=self.entry.name)
-            return network.to(self.bed.device).eval()
+            return self._laid_out(network)
         checkpoint = path.with_suffix(".checkpoint")
         fit(
             network,
@@ -222,7 +222,12 @@ class Designer:
         )
         save_weights(path, network, phase=phase, seed=str(seed))
         checkpoint.unlink(missing_ok=True)
-        return network
+        return self._laid_out(network)
+
+    def _laid_out(self, network: EarlyExitNetwork) -> EarlyExitNetwork:
+        """On the device and in the memory format in which training leaves it."""
+        network.to(self.bed.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.eval()
 
     def _take_from_zoo(self, entry: Entry, network: EarlyExitNetwork) -> None:
         """The entry's tensors of whatever blocks, head and branches the network has."""
