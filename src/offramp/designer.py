@@ -199,7 +199,7 @@ class Designer:
         recipe: TrainConfig,
         objective: Objective | None = None,
     ) -> EarlyExitNetwork:
-        """Train float weights; those of an earlier call are loaded in the same layout, so that they compute the same."""
+        """Train float weights; those of an earlier call are loaded in the same layout, so that they compute alike."""
         if path.is_file():
             load_weights(path, network)
             return self._laid_out(network)
