@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from offramp.errors import AccelerationError, FormatError, choose
 from offramp.formats.memory_ports import PORT_LAYOUTS, ports_of
@@ -181,12 +181,7 @@ def accelerator_from_data(data: Any, path: Path) -> Accelerator:
 
 def _own_from_data(data: dict[str, Any], where: str) -> Accelerator:
     faults = Faults(where)
-    try:
-        spec = _AcceleratorSpec.model_validate(data)
-    except ValidationError as error:
-        faults.add_validation(error, _AcceleratorSpec)
-        faults.raise_if_any("the keys of docs/accelerators.md")
-        raise
+    spec = faults.validated(_AcceleratorSpec, data, "the keys of docs/accelerators.md")
     _check(spec, faults)
     faults.raise_if_any("a consistent description")
     return _build(spec, where)

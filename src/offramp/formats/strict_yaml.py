@@ -8,12 +8,14 @@ import difflib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from offramp.errors import FormatError
+
+_M = TypeVar("_M", bound=BaseModel)
 
 MAX_BYTES = 4_000_000
 """A description of a chip or a table of times is text of a few kilobytes; more is a mistake."""
@@ -89,6 +91,19 @@ class Faults:
         """Note every fault that pydantic found in a document of `model`; an unknown key is told which it may be."""
         for fault in error.errors(include_url=False, include_context=False):
             self.add(json_path(fault["loc"]), _message(fault, model))
+
+    def validated(self, model: type[_M], data: Any, wanted: str) -> _M:
+        """A document as a model.
+
+        Raises:
+            FormatError: pydantic refuses it; every fault is named.
+        """
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            self.add_validation(error, model)
+            self.raise_if_any(wanted)
+            raise
 
     def raise_if_any(self, wanted: str) -> None:
         """Raise what was found.

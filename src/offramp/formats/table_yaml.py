@@ -6,7 +6,7 @@ layer that is not in the table costs is the business of `cost.table`.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from offramp.formats.strict_yaml import Faults
 from offramp.ir.accelerator import Accelerator, Core, CoreKind, MeasuredLayer, PricingModel
@@ -49,12 +49,7 @@ def table_from_data(data: dict[str, Any], where: str) -> Accelerator:
         FormatError: not understood, or the same layer twice; names every fault with its path.
     """
     faults = Faults(where)
-    try:
-        spec = _TableSpec.model_validate(data)
-    except ValidationError as error:
-        faults.add_validation(error, _TableSpec)
-        faults.raise_if_any("a table of measured layer times")
-        raise
+    spec = faults.validated(_TableSpec, data, "a table of measured layer times")
     rows = [_row(r) for r in spec.measured]
     seen: dict[tuple[object, ...], int] = {}
     for i, row in enumerate(rows):

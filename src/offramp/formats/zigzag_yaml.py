@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from offramp.errors import FormatError
 from offramp.formats.memory_ports import moves_of
@@ -226,13 +226,7 @@ def stream_from_data(data: dict[str, Any], path: Path) -> Accelerator:
 
 
 def _validated(model: type[T], data: dict[str, Any], where: str) -> T:
-    faults = Faults(where)
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        faults.add_validation(error, model)
-        faults.raise_if_any("ZigZag's or Stream's format")
-        raise
+    return Faults(where).validated(model, data, "ZigZag's or Stream's format")
 
 
 def _read_core(name: str, system: Path, index: int) -> Core:

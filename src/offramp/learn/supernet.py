@@ -93,9 +93,8 @@ class SandwichLoss:
         random = step % 2 == 0
         candidate = self.sandwich.sample(rng) if random else self.sandwich.smallest
         fitted = self._with_exit(candidate, self._exits(rng), rng)
-        other = self.loss(
-            self._logits(fitted, x, rounds=late and random), y, logits[-1].detach() if taught is None else taught
-        )
+        target = logits[-1].detach() if taught is None else taught
+        other = self.loss(self._logits(fitted, x, rounds=late and random), y, target)
         return (total + other) / 2, logits
 
     def _exits(self, rng: np.random.Generator) -> tuple[ExitChoice, ...]:

@@ -12,7 +12,7 @@ weights.
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from offramp.errors import FormatError
 from offramp.formats.strict_yaml import Faults
@@ -106,13 +106,7 @@ def card_from_data(data: Any, *, where: str) -> Card:
     Raises:
         FormatError: not a card, of another version, or with faults (all are listed).
     """
-    faults = Faults(where)
-    try:
-        card = Card.model_validate(data)
-    except ValidationError as error:
-        faults.add_validation(error, Card)
-        faults.raise_if_any("the card of a zoo entry")
-        raise
+    card = Faults(where).validated(Card, data, "the card of a zoo entry")
     missing = [name for name in (SHARED, STATIC) if name not in card.files]
     if missing:
         raise FormatError(f"no checksum for {missing[0]}", wanted="every file listed", where=f"{where}: $.files")
