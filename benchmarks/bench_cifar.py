@@ -3,15 +3,19 @@
     make bench-cifar DATA_DIR=...        (2 cores, at most an hour)
 
 Training and search see training and validation images; each reported network reads test once. Prints a Markdown table.
+A long run can be done in parts, also on several machines that hand the run folder on: `--part static`, `shared`,
+`search`, then `point --point N` for each number that `points` prints; parts that are done are not repeated, and
+without `--part` what is left is done and the table printed.
 """
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from offramp.api import carry_out, open_backbone
+from offramp.api import carry_out, open_backbone, open_space
 from offramp.cli.search import Meter
 from offramp.config import Budget, StudyConfig
 from offramp.data import load_dataset
@@ -20,6 +24,7 @@ from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.learn.predict import accuracies, predict
 from offramp.learn.weights import load_weights
 from offramp.nn.network import build
+from offramp.nn.widen import widen
 
 
 def arguments() -> argparse.Namespace:
@@ -36,7 +41,33 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tune-epochs", type=int, default=1)
     parser.add_argument("--finish-epochs", type=int, default=4)
     parser.add_argument("--finish-points", type=int, default=6)
+    parser.add_argument("--widen", type=float, default=1.0)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--space", type=Path, default=None)
+    parser.add_argument("--without", default="", help="parts of the space to leave out")
+    parser.add_argument("--objectives", default="accuracy,energy_uj")
+    parser.add_argument("--execution", default="best")
+    parser.add_argument("--part", choices=PARTS, default=None)
+    parser.add_argument("--point", type=int, nargs="*", default=())
     return parser.parse_args()
+
+
+PARTS = ("static", "shared", "search", "points", "point")
+
+
+def run_part(designer: Designer, part: str, numbers: Sequence[int]) -> None:
+    """One part of the study; what it makes lies in the run folder."""
+    if part == "static":
+        designer.train_static()
+    elif part == "shared":
+        _ = designer.shared
+    else:
+        with designer.journal() as journal:
+            trials = designer.search(journal) if part == "search" else journal.trials()
+        chosen = designer.points(trials)
+        print("points:", *(t.number for t in chosen))
+        for trial in (t for t in trials if part == "point" and t.number in numbers):
+            designer.train_point(trial)
 
 
 def float_accuracy(designer: Designer) -> tuple[float, float]:
@@ -59,14 +90,20 @@ def main() -> None:
         tune_epochs=given.tune_epochs,
         finish_epochs=given.finish_epochs,
         finish_points=given.finish_points,
+        batch=given.batch,
     )
     config = StudyConfig(
         data="cifar10", backbone=given.backbone, accelerator=given.accelerator, run=given.run, budget=budget,
-        strategy=given.strategy, trials=given.trials, seed=given.seed,
+        strategy=given.strategy, trials=given.trials, seed=given.seed, execution=given.execution,
+        objectives=tuple(given.objectives.split(",")),
     )  # fmt: skip
-    full, chip = open_backbone(given.backbone, dataset), load_accelerator(given.accelerator)
+    full, chip = widen(open_backbone(given.backbone, dataset), given.widen), load_accelerator(given.accelerator)
+    space = open_space(given.space, [part for part in given.without.split(",") if part], full, chip)
     with Meter() as meter:
-        designer = Designer(config, dataset, full, chip, progress=meter.tell)
+        designer = Designer(config, dataset, full, chip, space=space, progress=meter.tell)
+        if given.part is not None:
+            run_part(designer, given.part, given.point)
+            return
         result = carry_out(designer)
     val, test = float_accuracy(designer)
     print(f"static float: val {val:.4f}, test {test:.4f}")

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,16 @@ import pytest
 import offramp
 from offramp.api import Design
 from offramp.cli.main import main
-from offramp.config import Budget
+from offramp.config import Budget, StudyConfig
 from offramp.data import load_dataset
 from offramp.deploy.bundle import open_bundle
 from offramp.deploy.runtime import Runner
-from offramp.designer import with_certification
+from offramp.designer import Designer, with_certification
 from offramp.errors import FormatError, InfeasibleError, UserError
+from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.pareto import dominates
 from offramp.ir.trial import Status, minimised
+from offramp.nn.backbones import backbone
 
 TINY = Budget(shared_epochs=2, static_epochs=2, tune_epochs=1, finish_epochs=1, finish_points=2)
 FLAGS = ["--epochs", "2", "--tune-epochs", "1", "--finish-epochs", "1", "--subset", "400", "--trials", "3"]
@@ -79,6 +83,30 @@ def test_static_is_the_whole_backbone_in_eight_bits(result: Design) -> None:
     assert result.static.architecture.exits == ()
     assert {bits for _, bits in result.static.trial.bits} == {(8, 8)}
     assert set(dict(result.static.trial.cores).values()).isdisjoint({"analog"})
+
+
+def test_a_widened_search_keeps_the_static_network(result: Design, tmp_path: Path) -> None:
+    wide = study(tmp_path / "wide", widen=2, trials=2, budget=replace(TINY, batch=32))
+    assert wide.static.metrics.energy_uj == result.static.metrics.energy_uj
+    assert (tmp_path / "wide" / "weights" / "largest-float.safetensors").exists()
+    assert not list((tmp_path / "wide" / "weights").glob("*.checkpoint"))
+
+
+def test_finishing_continues_from_its_checkpoint(result: Design, tmp_path: Path) -> None:
+    """As on two machines: one trains the static network, the other judges it."""
+    run = tmp_path / "run"
+    shutil.copytree(result.run, run)
+    with sqlite3.connect(run / "journal.sqlite") as db:
+        for table in ("trial", "timing"):
+            db.execute(f"DELETE FROM {table} WHERE phase = 'static'")
+    dataset, chip = load_dataset("digits", seed=3, subset=400), load_accelerator("diana")
+    config = StudyConfig(
+        data="digits", backbone="resnet8", accelerator="diana", run=run, budget=TINY, subset=400, trials=3, seed=3
+    )
+    Designer(config, dataset, backbone("resnet8", dataset.input_shape, dataset.classes), chip).train_static()
+    assert (run / "weights" / "static.checkpoint").exists()
+    assert study(run).static.metrics == result.static.metrics
+    assert not (run / "weights" / "static.checkpoint").exists()
 
 
 def test_bundles_give_the_accuracy_on_test_that_was_reported(result: Design) -> None:

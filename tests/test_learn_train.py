@@ -169,6 +169,13 @@ def test_the_rate_rises_and_falls() -> None:
     assert 0 < rates[-1] < 0.01
 
 
+def test_a_larger_batch_raises_the_rate_with_its_root() -> None:
+    usual = TrainConfig(batch=64, learning_rate=0.1)
+    assert usual.at_batch(None) is usual
+    assert usual.at_batch(64) is usual
+    assert usual.at_batch(256) == TrainConfig(batch=256, learning_rate=0.2)
+
+
 def test_settings_that_cannot_train_are_refused() -> None:
     with pytest.raises(UserError, match="learning_rate > 0"):
         TrainConfig(learning_rate=0)

@@ -26,6 +26,7 @@ from offramp.ir.trial import Metrics, Trial
 from offramp.nn.backbones import Backbone, backbone
 from offramp.nn.describe import describe
 from offramp.nn.importer import from_tflite, import_module
+from offramp.nn.widen import widen as widened
 from offramp.report.page import write_report
 from offramp.report.run_folder import read_run
 from offramp.search.constraints import explain_empty
@@ -144,6 +145,7 @@ def design(
     subset: int | None = None,
     freeze: bool = False,
     start: str | None = None,
+    widen: float = 1.0,
     progress: Progress | None = None,
 ) -> Design:
     """Search early-exit networks for a dataset and a chip, finish the best and write bundles and a report.
@@ -166,6 +168,8 @@ def design(
         subset: keep this many training and validation samples.
         freeze: leave a backbone that brings its weights as it is; exits alone are searched and trained.
         start: `zoo`, or the folder of a zoo entry: trained float weights to begin with.
+        widen: the space reaches up to this many times the backbone's channels; the backbone as it was given stays the
+            static reference.
         progress: called with (phase, done, total, remark).
 
     Raises:
@@ -177,7 +181,7 @@ def design(
         real = takes_real_values(backbone)
         dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset, normalize=not real)
     chip = accelerator if isinstance(accelerator, Accelerator) else load_accelerator(accelerator)
-    full = open_backbone(backbone, dataset)
+    full = widened(open_backbone(backbone, dataset), widen)
     config = StudyConfig(
         data=dataset.name,
         backbone=full.name,

@@ -20,6 +20,7 @@ class Budget:
         tune_samples: most training samples of such an epoch.
         finish_epochs: epochs that the points of the front and the static reference get at the end.
         finish_points: most points of the front that are finished and reported.
+        batch: samples per step where a phase trains on the whole training set; large ones fill a GPU.
     """
 
     shared_epochs: int
@@ -28,17 +29,17 @@ class Budget:
     finish_epochs: int
     finish_points: int = 8
     tune_samples: int = 8192
+    batch: int = 64
 
     def __post_init__(self) -> None:
         """Refuse negative budgets and float weights that were never trained."""
         if (
             min(self.shared_epochs, self.static_epochs) < 1
             or min(self.tune_epochs, self.finish_epochs) < 0
-            or self.finish_points < 1
+            or min(self.finish_points, self.batch) < 1
         ):
-            raise UserError(
-                f"a budget of {self}", wanted="at least 1 epoch of float training, 1 finished point", where="budget"
-            )
+            wanted = "at least 1 epoch of float training, 1 finished point, 1 sample per step"
+            raise UserError(f"a budget of {self}", wanted=wanted, where="budget")
 
 
 def default_budget(samples: int) -> Budget:

@@ -42,7 +42,6 @@ from offramp.exits.guarantee import parse_guarantee
 from offramp.exits.policy import PATIENCE, check_policy
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture, ExitChoice
-from offramp.ir.pareto import front_indices, layered_indices
 from offramp.ir.trial import Status, Trial, check_objectives
 from offramp.learn.predict import accuracies, predict
 from offramp.learn.resume import EpochRecord
@@ -60,8 +59,7 @@ from offramp.nn.widths import sort_channels
 from offramp.report.run_folder import FINISH, STATIC
 from offramp.search.constraints import parse_constraints
 from offramp.search.derive import derive_space
-from offramp.search.front import feasible
-from offramp.search.front import points as points_of
+from offramp.search.front import feasible, worth_finishing
 from offramp.search.journal import Journal
 from offramp.search.offers import with_offers
 from offramp.search.space import Space
@@ -144,7 +142,9 @@ class Designer:
             frozen=config.freeze,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
-        self.neutral = Architecture(backbone=full.name, default_precision=self.space.default_precision)
+        self.neutral = self.space.info.canonical(
+            Architecture(backbone=full.name, widths=full.reference, default_precision=self.space.default_precision)
+        )
         price(self.bed, self.neutral)
 
     @property
@@ -196,7 +196,7 @@ class Designer:
         *,
         epochs: int,
         seed: int,
-        recipe: TrainConfig,
+        rate: float = 1.0,
         objective: Objective | None = None,
     ) -> EarlyExitNetwork:
         """Train float weights; those of an earlier call are loaded in the same layout, so that they compute alike."""
@@ -213,7 +213,7 @@ class Designer:
             self.dataset.train,
             epochs=epochs,
             seed=seed,
-            config=recipe,
+            config=self._recipe(rate),
             augmentation=self.dataset.augmentation,
             objective=objective,
             device=self.bed.device,
@@ -240,14 +240,26 @@ class Designer:
         take_over(network, source)
 
     @cached_property
+    def reference(self) -> EarlyExitNetwork:
+        """The static network in float, trained alone."""
+        return self._alone(self.neutral, "static-float")
+
+    @cached_property
     def teacher(self) -> EarlyExitNetwork:
-        """The static network in float, trained alone: shared weights start from it, finished points follow it."""
-        plain = cut_out(supernet(self.bed.full, (), seed=self.config.seed), self.neutral)
+        """The largest network in float, trained alone: shared weights start from it, finished points follow it.
+
+        It is the reference itself, unless the space is wider than that.
+        """
+        if not self.bed.full.reference:
+            return self.reference
+        return self._alone(replace(self.neutral, widths=()), "largest-float")
+
+    def _alone(self, architecture: Architecture, name: str) -> EarlyExitNetwork:
+        plain = cut_out(supernet(self.bed.full, (), seed=self.config.seed), architecture)
         if self.bed.frozen:
             return plain.to(self.bed.device).eval()
-        path, seed = self._weights("static-float"), trial_seed(self.config.seed, 1)
-        recipe, epochs = float_recipe(len(self.dataset.train)), self.budget.static_epochs
-        return self._train_float("static", plain, path, epochs=epochs, seed=seed, recipe=recipe)
+        path, seed = self._weights(name), trial_seed(self.config.seed, 1)
+        return self._train_float("static", plain, path, epochs=self.budget.static_epochs, seed=seed)
 
     @cached_property
     def shared(self) -> EarlyExitNetwork:
@@ -260,19 +272,28 @@ class Designer:
         network = supernet(self.bed.full, exits, seed=self.config.seed)
         take_over(network, self.teacher)
         epochs, seed, samples = self.budget.shared_epochs, trial_seed(self.config.seed, 0), len(self.dataset.train)
-        path, recipe = self.folder / "shared.safetensors", float_recipe(samples)
+        train = partial(
+            self._train_float, "shared", network, self.folder / "shared.safetensors", epochs=epochs, seed=seed
+        )
         if self.bed.frozen:
             freeze_backbone(network)
-            return self._train_float("shared", network, path, epochs=epochs, seed=seed, recipe=recipe)
+            return train()
         sort_channels(network)
-        recipe = replace(recipe, learning_rate=recipe.learning_rate * SHARED_RATE)
-        late = epochs * (samples // recipe.batch) * 2 // 3
+        late = epochs * (samples // self.budget.batch) * 2 // 3
         whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
         objective = SandwichLoss(network, whole, seed=seed, teacher=self.teacher)
-        return self._train_float("shared", network, path, epochs=epochs, seed=seed, recipe=recipe, objective=objective)
+        return train(rate=SHARED_RATE, objective=objective)
+
+    def _recipe(self, rate: float) -> TrainConfig:
+        """How float weights are trained, at this share of the usual learning rate."""
+        recipe = float_recipe(len(self.dataset.train)).at_batch(self.budget.batch)
+        return replace(recipe, learning_rate=recipe.learning_rate * rate)
 
     def _weights(self, name: str) -> Path:
         return self.folder / "weights" / f"{name}.safetensors"
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.folder / "weights" / f"{name}.checkpoint"
 
     def _keep(self, name: str, done: Evaluated) -> Trial:
         """Weights go to the disk before the journal knows the trial."""
@@ -306,28 +327,59 @@ class Designer:
 
     def static(self, journal: Journal) -> Evaluated:
         """The same backbone without exits, 8 bit, trained on its own, under its best mapping."""
+        name, seed = "static", trial_seed(self.config.seed, 1)
+        return self._finished(journal, name, STATIC_NUMBER, self.neutral, self.train_static, seed)
+
+    def train_static(self) -> PreparedNetwork:
+        """The static network with its bits, trained on; epochs that its checkpoint holds are not repeated."""
         seed = trial_seed(self.config.seed, 1)
-        start = partial(prepare_candidate, self.bed, self.teacher, self.neutral, seed=seed)
-        return self._finished(journal, "static", STATIC_NUMBER, self.neutral, start, seed)
+        network = prepare_candidate(self.bed, self.reference, self.neutral, seed=seed)
+        return self._train_on("static", network, seed=seed, teacher=self.reference)
+
+    def points(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials to be finished.
+
+        A tuned trial is a rough guess of a finished one, so what lies right behind the front is finished too, up to
+        `budget.finish_points`.
+        """
+        found = feasible(trials, self.bed.constraints)
+        return worth_finishing(found, self.config.objectives, self.budget.finish_points)
 
     def finish(self, journal: Journal, trials: Sequence[Trial]) -> list[Evaluated]:
         """Points of the front, trained on with their own precision, with figures on test data.
 
-        A tuned trial is a rough guess of a finished one, so what lies right behind the front is finished too, up to
-        `budget.finish_points`, and each is offered exits that it may have dropped too early.
+        Each is offered exits that it may have dropped too early.
         """
-        points = candidates_to_finish(feasible(trials, self.bed.constraints), self.config, self.budget.finish_points)
+        points = self.points(trials)
         return [self._finish_point(journal, t, i, len(points)) for i, t in enumerate(points)]
 
     def _finish_point(self, journal: Journal, trial: Trial, index: int, total: int) -> Evaluated:
         self.report("finish", index, total, f"trial {trial.number}")
-        wanted = trial.architecture
-        if self.config.policy != PATIENCE:  # which may drop nothing
-            wanted = with_offers(self.space, wanted, self.branch_accuracies)
-        name, start = f"point-{trial.number}", partial(self._start, trial, wanted)
-        done = self._finished(journal, name, trial.number, wanted, start, trial.seed)
+        name, wanted = f"point-{trial.number}", self._offered(trial)
+        done = self._finished(journal, name, trial.number, wanted, partial(self.train_point, trial), trial.seed)
         self.report("finish", index + 1, total, f"trial {trial.number}")
         return done
+
+    def _offered(self, trial: Trial) -> Architecture:
+        """A trial with exits that it may have dropped too early; patience may drop none."""
+        if self.config.policy == PATIENCE:
+            return trial.architecture
+        return with_offers(self.space, trial.architecture, self.branch_accuracies)
+
+    def train_point(self, trial: Trial) -> PreparedNetwork:
+        """A tuned trial with exits from the shared weights, trained on; epochs of its checkpoint are not repeated."""
+        network = prepare_candidate(self.bed, self.shared, self._offered(trial), seed=trial.seed)
+        take_layers(network, self._load(f"trial-{trial.number}", trial))
+        return self._train_on(f"point-{trial.number}", network, seed=trial.seed, teacher=self.teacher)
+
+    def _train_on(
+        self, name: str, network: PreparedNetwork, *, seed: int, teacher: EarlyExitNetwork
+    ) -> PreparedNetwork:
+        """A checkpoint per epoch lies beside the weights until the journal knows the network."""
+        epochs, batch, checkpoint = self.budget.finish_epochs, self.budget.batch, self._checkpoint(name)
+        return tune(
+            self.bed, network, epochs=epochs, seed=seed + 1, teacher=teacher, batch=batch, checkpoint=checkpoint
+        )
 
     @cached_property
     def branch_accuracies(self) -> dict[ExitChoice, float]:
@@ -335,11 +387,6 @@ class Designer:
         val = self.dataset.val
         found = accuracies(predict(self.shared, val.x), val.y)
         return dict(zip(self.shared.exits, found[:-1].tolist(), strict=True))
-
-    def _start(self, trial: Trial, wanted: Architecture) -> PreparedNetwork:
-        """A tuned trial with exits from the shared weights."""
-        network = prepare_candidate(self.bed, self.shared, wanted, seed=trial.seed)
-        return take_layers(network, self._load(f"trial-{trial.number}", trial))
 
     def _load(self, name: str, trial: Trial) -> PreparedNetwork:
         """The network of a trial as it was written."""
@@ -353,7 +400,7 @@ class Designer:
         name: str,
         number: int,
         architecture: Architecture,
-        start: Callable[[], PreparedNetwork],
+        train: Callable[[], PreparedNetwork],
         seed: int,
     ) -> Evaluated:
         """Train on, judge and read test; a point that the journal already holds is loaded."""
@@ -363,13 +410,12 @@ class Designer:
             cost = price(self.bed, known.architecture, known.exit_rates)
             network = self._load(name, known)
             return Evaluated(trial=known, network=network, cost=cost, temperatures=_temperatures(known))
-        network = start()
-        tune(self.bed, network, epochs=self.budget.finish_epochs, seed=seed + 1, teacher=self.teacher)
-        first = price(self.bed, architecture)
+        network, first = train(), price(self.bed, architecture)
         done = with_test(
             self.bed, judge(self.bed, architecture, network, first, number=number, seed=seed, certify=True)
         )
         journal.append(self._keep(name, done), phase=phase)
+        self._checkpoint(name).unlink(missing_ok=True)
         return done
 
     def _bare(self, architecture: Architecture) -> EarlyExitNetwork:
@@ -408,30 +454,6 @@ def with_certification(dataset: Dataset) -> tuple[Dataset, Split]:
     kept, aside = np.sort(order[::2]), np.sort(order[1::2])
     x, y = dataset.val.x, dataset.val.y
     return replace(dataset, val=Split(x[kept], y[kept])), Split(x[aside], y[aside])
-
-
-def candidates_to_finish(trials: Sequence[Trial], config: StudyConfig, most: int) -> list[Trial]:
-    """At most so many feasible trials: points spread along the front, then those behind it.
-
-    The last place belongs to the early-exit network with the dearest worst case: validation noise favours the small
-    ones of a short tuning, and the large ones gain most from a long one.
-    """
-    values = points_of(trials, config.objectives)
-    front = front_indices(values)
-    if len(front) > most:
-        chosen = [front[round(i * (len(front) - 1) / max(most - 1, 1))] for i in range(most)]
-    else:
-        chosen = layered_indices(values)[:most]
-    early = [i for i, t in enumerate(trials) if t.architecture.exits and t.metrics is not None]
-    largest = max(early, key=lambda i: worst_energy(trials[i]), default=None)
-    if largest is not None and largest not in chosen and most > 1:
-        chosen = [*chosen[: most - 1], largest]
-    return [trials[i] for i in chosen]
-
-
-def worst_energy(trial: Trial) -> float:
-    """Energy of a sample that takes every exit branch, in microjoules."""
-    return trial.metrics.worst_energy_uj if trial.metrics is not None else 0.0
 
 
 def _temperatures(trial: Trial) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ It sees training and validation data; test data only in `with_test`, for network
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -190,6 +191,8 @@ def tune(
     seed: int,
     samples: int | None = None,
     teacher: EarlyExitNetwork | None = None,
+    batch: int | None = None,
+    checkpoint: Path | None = None,
 ) -> PreparedNetwork:
     """Quantization-aware training in place, on the first `samples`; read noise is on where a core has it.
 
@@ -202,10 +205,11 @@ def tune(
             Split(data.train.x[:samples], data.train.y[:samples]),
             epochs=epochs,
             seed=seed,
-            config=bed.tune_config,
+            config=bed.tune_config.at_batch(batch),
             augmentation=data.augmentation,
             teacher=teacher,
             device=bed.device,
+            checkpoint=checkpoint,
         )
     return network
 

@@ -72,6 +72,8 @@ def search_command(
     start: Annotated[
         str | None, typer.Option("--from", help="zoo, or an entry's folder: begin with trained weights")
     ] = None,
+    widen: Annotated[float, typer.Option("--widen", help="let layers have up to this many times their channels")] = 1.0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="samples per training step; large ones fill a GPU")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Search exits, widths, bits and cores together; write runs/NAME with journal, report and bundles."""
@@ -97,10 +99,11 @@ def search_command(
             policy=policy,
             guarantee=guarantee,
             execution=execution,
-            budget=_budget(len(dataset.train), epochs, tune_epochs, finish_epochs),
+            budget=_budget(len(dataset.train), epochs, tune_epochs, finish_epochs, batch),
             subset=subset,
             freeze=freeze,
             start=start,
+            widen=widen,
             progress=meter.tell,
         )
     if as_json:
@@ -112,13 +115,14 @@ def search_command(
         raise InfeasibleError(f"the front is empty: {result.note}", wanted=wanted, where=str(result.run))
 
 
-def _budget(samples: int, shared: int | None, tune: int | None, finish: int | None) -> Budget:
+def _budget(samples: int, shared: int | None, tune: int | None, finish: int | None, batch: int) -> Budget:
     usual = default_budget(samples)
     return Budget(
         shared_epochs=usual.shared_epochs if shared is None else shared,
         static_epochs=usual.static_epochs if shared is None else shared,
         tune_epochs=usual.tune_epochs if tune is None else tune,
         finish_epochs=usual.finish_epochs if finish is None else finish,
+        batch=batch,
     )
 
 

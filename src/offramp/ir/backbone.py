@@ -101,6 +101,7 @@ class BackboneInfo:
         mounting_points: after every block but the last, in order (after the last one sits the head).
         layers: of the backbone and the head, in execution order.
         branches: every kind at every mounting point.
+        reference: (width group, channels) of the static reference, where the backbone was widened beyond it.
     """
 
     name: str
@@ -114,6 +115,7 @@ class BackboneInfo:
     kernel_choices: tuple[KernelChoice, ...]
     branch_kinds: tuple[str, ...]
     branches: tuple[BranchInfo, ...]
+    reference: tuple[tuple[str, int], ...] = ()
 
     @cached_property
     def _branch_table(self) -> dict[tuple[int, str], BranchInfo]:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -63,6 +63,12 @@ class TrainConfig:
         """Refuse numbers that cannot train."""
         if self.batch < 1 or not 0 < self.learning_rate < math.inf or not 0 <= self.warmup < 1:
             raise UserError(f"{self}", wanted="batch >= 1, learning_rate > 0, warmup in [0, 1)")
+
+    def at_batch(self, batch: int | None) -> "TrainConfig":
+        """The same recipe with another batch; the rate grows with its square root (Krizhevsky, arXiv 1404.5997)."""
+        if batch is None or batch == self.batch:
+            return self
+        return replace(self, batch=batch, learning_rate=self.learning_rate * math.sqrt(batch / self.batch))
 
 
 FEW_SAMPLES = 10_000

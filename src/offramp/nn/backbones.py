@@ -25,6 +25,7 @@ class Backbone:
     Attributes:
         blocks: modules from one tensor to one tensor, in order; block i is called `block{i}` everywhere.
         head: from the last block's tensor to logits; called `head`.
+        reference: (width group, channels) of the network that it was widened from (`nn.widen`); empty: of itself.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Backbone:
     classes: int
     blocks: tuple[nn.Module, ...]
     head: nn.Module
+    reference: tuple[tuple[str, int], ...] = ()
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Backbone":
         """Itself: it is never changed, and every network that came from it refers to it."""

@@ -48,6 +48,7 @@ def _describe(full: Backbone) -> BackboneInfo:
         depth_groups=facts.depth_groups,
         kernel_choices=facts.kernel_choices,
         branch_kinds=tuple(BRANCHES),
+        reference=full.reference,
         branches=tuple(branches),
     )
 

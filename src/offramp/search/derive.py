@@ -206,11 +206,15 @@ def array_step(accelerator: Accelerator) -> int:
 
 
 def _widths(info: BackboneInfo, accelerator: Accelerator, share: float) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Multiples of the array's step where a group is wide enough for some, of its own step otherwise."""
-    step = array_step(accelerator)
+    """Multiples of the array's step where a group is wide enough for some, of its own step otherwise.
+
+    Shares and steps are those of the reference, where the backbone was widened.
+    """
+    step, reference = array_step(accelerator), dict(info.reference)
     for group in info.width_groups:
-        fine = step if step > 1 and group.channels >= 4 * step else max(group.step, group.channels // 4, 1)
-        low = max(1, round(share * group.channels))
+        usual = reference.get(group.name, group.channels)
+        fine = step if step > 1 and usual >= 4 * step else max(group.step, usual // 4, 1)
+        low = max(1, round(share * usual))
         choices = [w for w in range(fine, group.channels, fine) if w >= low]
         stride = -(-len(choices) // (MAX_WIDTH_LEVELS - 1)) if choices else 1
         kept = (*choices[::-1][::stride][::-1], group.channels)

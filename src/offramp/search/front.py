@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from moocore import hypervolume as moocore_hypervolume
 
-from offramp.ir.pareto import front_indices, knee_index
+from offramp.ir.pareto import front_indices, knee_index, layered_indices
 from offramp.ir.trial import Status, Trial, minimised
 from offramp.search.constraints import Constraint, violation
 
@@ -29,6 +29,25 @@ def points(trials: Sequence[Trial], objectives: Sequence[str]) -> list[tuple[flo
 def knee(trials: Sequence[Trial], objectives: Sequence[str]) -> Trial:
     """The trial of a front that is nearest to the ideal corner (ValueError when the front is empty)."""
     return trials[knee_index(points(trials, objectives))]
+
+
+def worth_finishing(trials: Sequence[Trial], objectives: Sequence[str], most: int) -> list[Trial]:
+    """At most so many feasible trials: points spread along the front, then those behind it.
+
+    The last place belongs to the early-exit network with the dearest worst case: validation noise favours the small
+    ones of a short tuning, and the large ones gain most from a long one.
+    """
+    values = points(trials, objectives)
+    best = front_indices(values)
+    if len(best) > most:
+        chosen = [best[round(i * (len(best) - 1) / max(most - 1, 1))] for i in range(most)]
+    else:
+        chosen = layered_indices(values)[:most]
+    early = {i: t.metrics.worst_energy_uj for i, t in enumerate(trials) if t.architecture.exits and t.metrics}
+    largest = max(early, key=early.__getitem__, default=None)
+    if largest is not None and largest not in chosen and most > 1:
+        chosen = [*chosen[: most - 1], largest]
+    return [trials[i] for i in chosen]
 
 
 def hypervolume(values: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
