@@ -5,7 +5,8 @@
 The backbone is read from the benchmark's `.tflite` file and frozen: nobody here trained it, and its final answers stay.
 By seed, half of the benchmark's 1,000 samples fit exits (300) and choose exits, thresholds and the point (200); the
 other half is test, read once per finished network. The point is the fastest that loses at most 0.5 points to the static
-network on validation. 200 samples are few: one is half a point, so expect validation figures to be hopeful. 1 to 2 minutes a seed on one free core.
+network on validation. 200 samples are few: one is half a point, so expect validation figures to be hopeful. 1 to 2
+minutes a seed on one free core.
 """
 
 import argparse
