@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tune-epochs", type=int, default=1)
     parser.add_argument("--finish-epochs", type=int, default=4)
     parser.add_argument("--finish-points", type=int, default=6)
+    parser.add_argument("--from", dest="start", default=None, help="zoo: begin with its trained float weights")
     parser.add_argument("--widen", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--space", type=Path, default=None)
@@ -94,7 +95,7 @@ def main() -> None:
     )
     config = StudyConfig(
         data="cifar10", backbone=given.backbone, accelerator=given.accelerator, run=given.run, budget=budget,
-        strategy=given.strategy, trials=given.trials, seed=given.seed, execution=given.execution,
+        strategy=given.strategy, trials=given.trials, seed=given.seed, execution=given.execution, start=given.start,
         objectives=tuple(given.objectives.split(",")),
     )  # fmt: skip
     full, chip = widen(open_backbone(given.backbone, dataset), given.widen), load_accelerator(given.accelerator)

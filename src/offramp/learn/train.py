@@ -248,7 +248,8 @@ class _Run:
     def joint_loss(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
         """All exits together, after the teacher when there is one."""
         logits = self.network(x)
-        taught = None if self.teacher is None else deepest(self.teacher, x)
+        with self._in_bfloat16():
+            taught = None if self.teacher is None else deepest(self.teacher, x).float()
         return self.config.loss(logits, y, taught), logits
 
     def _precision(self) -> AbstractContextManager[object]:
@@ -256,9 +257,11 @@ class _Run:
 
         Networks for small samples spend their time between the operations: bfloat16 saves them nothing.
         """
+        return nullcontext() if isinstance(self.network, PreparedNetwork) else self._in_bfloat16()
+
+    def _in_bfloat16(self) -> AbstractContextManager[object]:
         pays = self.device.type == "cuda" or self.x[0].numel() >= _LARGE_SAMPLE
-        full = isinstance(self.network, PreparedNetwork) or not self.config.bfloat16
-        if full or not pays or not multiplies_bfloat16(self.device):
+        if not self.config.bfloat16 or not pays or not multiplies_bfloat16(self.device):
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
