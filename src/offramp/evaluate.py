@@ -31,7 +31,7 @@ from offramp.exits.solve import Solution, apply, cumulated, curve, solve
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture
 from offramp.ir.trial import Metrics, Status, Trial
-from offramp.ir.workload import Stage, Workload
+from offramp.ir.workload import Workload
 from offramp.learn.predict import Logits, accuracies, predict
 from offramp.learn.train import TrainConfig, fit
 from offramp.nn.analog import AnalogSettings
@@ -143,12 +143,12 @@ def quote(bed: Testbed, architecture: Architecture) -> Price:
         cost = price(bed, architecture)
     except AccelerationError as error:
         return Price(per_exit={}, fixed={}, refusal=str(error))
-    worst = at_best(bed, architecture, cost)
+    worst = at_best(cost)
     return Price(
         per_exit={
             "energy_uj": tuple(s.cumulative_pj / 1e6 for s in cost.stages),
             "latency_ms": tuple(cost.milliseconds(s.cumulative_cycles) for s in cost.stages),
-            "macs": tuple(stage_macs(workload_of(bed, architecture).stages).tolist()),
+            "macs": tuple(stage_macs(cost).tolist()),
         },
         fixed={name: figures(worst)[name] for name in ("peak_bytes", "worst_latency_ms", "worst_energy_uj")},
     )
@@ -234,7 +234,7 @@ def evaluate(
         TrainingError: the loss is not finite.
     """
     first = price(bed, architecture)
-    missed = misses(figures(at_best(bed, architecture, first)), bed.constraints)
+    missed = misses(figures(at_best(first)), bed.constraints)
     if missed:
         trial = Trial(
             number=number,
@@ -282,7 +282,7 @@ def judge(
     if certify and bed.guarantee is not None and len(kept) > 1:
         solution = certified(bed, network, scales, solution, (sure, right), seed=seed)
     cost = price(bed, chosen, solution.exit_rates)
-    metrics = expected_figures(bed, chosen, cost, solution)
+    metrics = expected_figures(cost, solution)
     missed = misses(figures(metrics), bed.constraints)
     trial = Trial(
         number=number,
@@ -388,14 +388,15 @@ def certified(
     return apply(*validation, found.exits, found.thresholds, solution.costs)
 
 
-def stage_macs(stages: tuple[Stage, ...]) -> NDArray[np.float64]:
+def stage_macs(cost: NetworkCost) -> NDArray[np.float64]:
     """Multiply-accumulates of a sample that leaves at each exit, [E]."""
-    backbone = [sum(layer.macs for layer in s.backbone) for s in stages]
-    branch = [sum(layer.macs for layer in s.branch) for s in stages]
-    return cumulated(backbone, branch, range(len(stages)))
+    backbone, branch = ([0.0] * len(cost.stages) for _ in range(2))
+    for layer in cost.layers:
+        (branch if layer.branch else backbone)[layer.stage] += layer.macs
+    return cumulated(backbone, branch, range(len(cost.stages)))
 
 
-def expected_figures(bed: Testbed, architecture: Architecture, cost: NetworkCost, solution: Solution) -> Metrics:
+def expected_figures(cost: NetworkCost, solution: Solution) -> Metrics:
     """Expected figures over the exit rates, and the worst case."""
     rates = np.asarray(solution.exit_rates)
     expected, worst = cost.expected(solution.exit_rates), cost.worst_case
@@ -407,16 +408,16 @@ def expected_figures(bed: Testbed, architecture: Architecture, cost: NetworkCost
         worst_latency_ms=cost.milliseconds(worst.latency_cycles),
         worst_energy_uj=worst.energy_pj / 1e6,
         edp=energy * latency,
-        macs=float(rates @ stage_macs(workload_of(bed, architecture).stages)),
+        macs=float(rates @ stage_macs(cost)),
         peak_bytes=cost.peak_bytes,
     )
 
 
-def at_best(bed: Testbed, architecture: Architecture, cost: NetworkCost) -> Metrics:
+def at_best(cost: NetworkCost) -> Metrics:
     """Figures that no training can better: everything right, everyone leaves at the first exit."""
     leaving = (1.0,) + (0.0,) * (len(cost.stages) - 1)
     dream = Solution(exits=(), thresholds=(), exit_rates=leaving, accuracy=1.0, expected_cost=0.0, costs=())
-    return expected_figures(bed, architecture, cost, dream)
+    return expected_figures(cost, dream)
 
 
 def details(
