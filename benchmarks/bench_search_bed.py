@@ -106,7 +106,7 @@ class Bed:
         if asked not in self._trials:
             seed = trial_seed(int(asked[:8], 16), 0)
             start = time.process_time()
-            found = evaluate(self.testbed, self.designer.shared, candidate, number=0, seed=seed).trial
+            found = evaluate(self.testbed, lambda: self.designer.shared, candidate, number=0, seed=seed).trial
             seconds = time.process_time() - start
             detail = json.dumps({"exit_accuracies": found.details.get("exit_accuracies", [])})
             self._trials[asked] = (replace(found, detail=detail), seconds)

@@ -17,6 +17,7 @@ import yaml
 
 from cli_inside import Done, offramp
 from deploy_networks import resnet8
+from offramp.cli.app import run
 from offramp.data.dataset import load_dataset
 from offramp.deploy.bundle import write_bundle
 from offramp.ir.architecture import Architecture
@@ -362,3 +363,13 @@ def test_ctrl_c_is_one_line_and_keeps_the_journal(tmp_path: Path) -> None:
     assert "\x1b" not in seen + rest and "━" not in seen + rest and "Traceback" not in rest
     with Journal.read(tmp_path / "run" / "journal.sqlite") as journal:
         assert len(journal.trials()) >= 1
+
+
+def test_an_interrupt_while_commands_are_imported_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left:
+        run(interrupted)
+    assert left.value.code == 130
+    assert capsys.readouterr().err.startswith("offramp: interrupted; ")

@@ -145,6 +145,7 @@ def test_constraints_that_nothing_meets_give_an_empty_front(tmp_path: Path) -> N
     found = study(tmp_path / "run", constraints=["energy_uj<=0.0001"])
     assert found.front == () and "energy_uj" in found.note
     assert all(t.status is Status.INFEASIBLE for t in found.trials)
+    assert not (tmp_path / "run" / "shared.safetensors").exists(), "weights were trained for nothing"
     with pytest.raises(InfeasibleError, match="the front is empty: none of"):
         _ = found.knee
 

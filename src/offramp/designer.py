@@ -314,7 +314,7 @@ class Designer:
         )
 
         def one(architecture: Architecture, number: int, seed: int) -> Trial:
-            done = evaluate(self.bed, self.shared, architecture, number=number, seed=seed)
+            done = evaluate(self.bed, lambda: self.shared, architecture, number=number, seed=seed)
             return self._keep(f"trial-{number}", done)
 
         def tell(trial: Trial) -> None:

@@ -10,7 +10,7 @@ It sees training and validation data; test data only in `with_test`, for network
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,7 @@ def tune(
 
 def evaluate(
     bed: Testbed,
-    shared: EarlyExitNetwork,
+    shared: Callable[[], EarlyExitNetwork],
     architecture: Architecture,
     *,
     number: int,
@@ -225,7 +225,7 @@ def evaluate(
     """One candidate from its description to its figures.
 
     Args:
-        shared: weights to start from.
+        shared: gives the weights to start from; asked only for a candidate whose price keeps the constraints.
         number: of the trial in its study; -1 for the static reference.
         seed: of everything random in this trial.
 
@@ -245,7 +245,7 @@ def evaluate(
             detail=json.dumps({"violation": sum(missed.values())}),
         )
         return Evaluated(trial=trial, cost=first)
-    network = prepare_candidate(bed, shared, architecture, seed=seed)
+    network = prepare_candidate(bed, shared(), architecture, seed=seed)
     tune(bed, network, epochs=bed.tune_epochs, seed=seed, samples=bed.tune_samples)
     return judge(bed, architecture, network, first, number=number, seed=seed)
 

@@ -7,6 +7,7 @@ for one.
 import errno
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
@@ -39,9 +40,10 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
 
 
-def main() -> None:
-    """Run the command line and leave with its exit code."""
+def run(register: Callable[[], None]) -> None:
+    """Register the commands, run the command line and leave with its exit code."""
     try:
+        register()
         code = app(args=sys.argv[1:] or ["--help"], prog_name="offramp", standalone_mode=False)
         sys.stdout.flush()
     except OfframpError as error:

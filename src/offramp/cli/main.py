@@ -1,12 +1,18 @@
-"""The entry point: importing a command's file registers it on `app`."""
+"""The entry point: importing a command's file registers it on `app`, and an interrupt while that lasts is one too."""
 
-import offramp.cli.deploy
-import offramp.cli.measure
-import offramp.cli.price
-import offramp.cli.report
-import offramp.cli.run
-import offramp.cli.search
-import offramp.cli.zoo  # noqa: F401
-from offramp.cli.app import main
+from importlib import import_module
 
-__all__ = ["main"]
+from offramp.cli.app import run
+
+COMMANDS = ("deploy", "measure", "price", "report", "run", "search", "zoo")
+
+
+def register() -> None:
+    """Import every command; torch and its like take a second or two."""
+    for name in COMMANDS:
+        import_module(f"offramp.cli.{name}")
+
+
+def main() -> None:
+    """The `offramp` command."""
+    run(register)
