@@ -161,6 +161,15 @@ def test_a_promise_is_certified_on_samples_set_aside(tmp_path: Path) -> None:
         study(tmp_path / "run", subset=None)
 
 
+def test_exits_that_no_sample_may_take_are_not_paid_for(tmp_path: Path) -> None:
+    """So few samples certify nothing: a point is then the network without its exits."""
+    found = study(tmp_path / "run", guarantee="accuracy drop <= 0.1 % with probability 0.99")
+    for point in found.front:
+        assert point.architecture.exits == () and point.trial.exit_rates == (1.0,)
+        assert point.metrics.energy_uj == point.metrics.worst_energy_uj
+        assert len(open_bundle(point.bundle).manifest.predicted.stages) == 1
+
+
 def test_the_page_and_the_manifest_tell_the_same(result: Design) -> None:
     page = (result.run / "report.html").read_text()
     assert "plotly" in page.lower() and 'src="http' not in page

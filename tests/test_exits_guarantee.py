@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from offramp.errors import DataError, InfeasibleError, UserError
 from offramp.exits.calibrate import HIGHEST, LOWEST, fit_temperature, fit_temperatures, negative_log_likelihood
 from offramp.exits.guarantee import Guarantee, accuracy_p_value, drop_p_value, guaranteed, parse_guarantee
-from offramp.exits.policy import confidences
+from offramp.exits.policy import confidences, first_exit
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +112,8 @@ def test_the_promise_holds_on_fresh_draws(text: str) -> None:
         except InfeasibleError:
             held.append(True)
             continue
-        taken = np.where(sure[0] >= found.thresholds[0], 0, np.where(sure[1] >= found.thresholds[1], 1, 2))
+        kept = np.asarray(found.exits)
+        taken = kept[first_exit(sure[kept], found.thresholds)]
         accuracy = right[taken, np.arange(len(labels))].mean()
         floor = right[2].mean() - promise.limit if promise.drop else promise.limit
         held.append(accuracy >= floor - 1e-12)
@@ -125,6 +126,9 @@ def test_too_little_data_keeps_the_final_exit_or_says_so() -> None:
     rng = np.random.default_rng(3)
     sure, right = rng.uniform(size=(3, 40)), rng.integers(0, 2, size=(3, 40))
     found = guaranteed(sure, right, [1, 2, 3], Guarantee(0.01, 0.95))
-    assert found.exit_rates == (0.0, 0.0, 1.0) and found.accuracy == right[-1].mean()
+    assert found.exits == (2,) and found.thresholds == () and found.costs == (3.0,)
+    assert found.exit_rates == (1.0,) and found.accuracy == right[-1].mean()
+    patient = guaranteed(sure, right, [1, 2, 3], Guarantee(0.01, 0.95), policy="patience")
+    assert patient.exits == (0, 1, 2) and patient.exit_rates == (0.0, 0.0, 1.0)
     with pytest.raises(InfeasibleError, match=r"accuracy >= 99 % with probability 0\.95: not certified by 24 samples"):
         guaranteed(sure, right, [1, 2, 3], Guarantee(0.99, 0.95, drop=False))

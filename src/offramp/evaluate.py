@@ -269,18 +269,19 @@ def judge(
     val = bed.dataset.val
     logits = predict(network, val.x, noise_seed=seed)
     temperatures = tuple(fit_temperature(row, val.y) for row in logits)
-    kept, first = choose_exits(bed, logits, val.y, temperatures, first)
-    early = tuple(e for i, e in enumerate(architecture.exits) if i in kept)
-    chosen = (
-        describe(bed.full).canonical(replace(architecture, exits=early)) if len(kept) < len(logits) else architecture
-    )
-    network = network if chosen == architecture else without_dropped(bed, chosen, network)
-    scales = tuple(temperatures[i] for i in kept)
-    sure, right = evidence(bed.policy, logits[list(kept)], val.y, scales)
+    sure, right = evidence(bed.policy, logits, val.y, temperatures)
+    kept = choose_exits(bed, sure, right, first)
+    chosen, network = with_exits(bed, architecture, network, kept)
+    scales, sure, right = tuple(temperatures[i] for i in kept), sure[list(kept)], right[list(kept)]
     cost = first if chosen == architecture else price(bed, chosen)
     solution = thresholds(bed, sure, right, cost)
     if certify and bed.guarantee is not None and len(kept) > 1:
-        solution = certified(bed, network, scales, solution, (sure, right), seed=seed)
+        found = certified(bed, network, scales, solution, seed=seed)
+        chosen, network = with_exits(bed, chosen, network, found.exits)
+        kept, scales = tuple(kept[i] for i in found.exits), tuple(scales[i] for i in found.exits)
+        sure, right = sure[list(found.exits)], right[list(found.exits)]
+        cost = price(bed, chosen)
+        solution = apply(sure, right, range(len(kept)), found.thresholds, leaving_costs(bed, cost).tolist())
     cost = price(bed, chosen, solution.exit_rates)
     metrics = expected_figures(cost, solution)
     missed = misses(figures(metrics), bed.constraints)
@@ -300,10 +301,16 @@ def judge(
     return Evaluated(trial=trial, network=network, cost=cost, temperatures=scales)
 
 
-def without_dropped(bed: Testbed, chosen: Architecture, network: PreparedNetwork) -> PreparedNetwork:
-    """The same trained network with fewer exits."""
+def with_exits(
+    bed: Testbed, architecture: Architecture, network: PreparedNetwork, kept: Sequence[int]
+) -> tuple[Architecture, PreparedNetwork]:
+    """The same trained network with some of its exits (and what led to no other one left out)."""
+    early = tuple(e for i, e in enumerate(architecture.exits) if i in kept)
+    if early == architecture.exits:
+        return architecture, network
+    chosen = describe(bed.full).canonical(replace(architecture, exits=early))
     plain = build(chosen, bed.full.input_shape, bed.full.classes, seed=0, full=bed.full)
-    return take_layers(prepare_layers(bed, chosen, plain, seed=0), network).eval()
+    return chosen, take_layers(prepare_layers(bed, chosen, plain, seed=0), network).eval()
 
 
 def take_layers(network: PreparedNetwork, source: PreparedNetwork) -> PreparedNetwork:
@@ -333,19 +340,17 @@ def prices(bed: Testbed, cost: NetworkCost) -> tuple[NDArray[np.float64], NDArra
 
 
 def choose_exits(
-    bed: Testbed, logits: Logits, y: NDArray[np.int64], temperatures: tuple[float, ...], cost: NetworkCost
-) -> tuple[tuple[int, ...], NetworkCost]:
+    bed: Testbed, sure: NDArray[np.float64], right: NDArray[np.bool_], cost: NetworkCost
+) -> tuple[int, ...]:
     """Which of the exits that were asked for pay for themselves, the final one last.
 
     Patience counts exits that agree, so there nothing may be dropped.
     """
-    everything = tuple(range(len(logits)))
-    if bed.policy == PATIENCE or len(logits) == 1:
-        return everything, cost
-    sure, right = evidence(bed.policy, logits, y, temperatures)
+    if bed.policy == PATIENCE or len(sure) == 1:
+        return tuple(range(len(sure)))
     stages, branches = prices(bed, cost)
     floor = accuracy_floor(bed, right)
-    return solve(sure, right, stages, branches, accuracy_floor=floor, policy=bed.policy).exits, cost
+    return solve(sure, right, stages, branches, accuracy_floor=floor, policy=bed.policy).exits
 
 
 def accuracy_floor(bed: Testbed, right: NDArray[np.bool_]) -> float:
@@ -372,11 +377,10 @@ def certified(
     network: PreparedNetwork,
     temperatures: Sequence[float],
     solution: Solution,
-    validation: Evidence,
     *,
     seed: int,
 ) -> Solution:
-    """Thresholds that keep the testbed's promise, from samples that nothing else has seen; figures on validation data.
+    """Exits and thresholds that keep the testbed's promise, from samples that nothing else has seen.
 
     Raises:
         InfeasibleError: an accuracy was promised that no setting is certified to reach.
@@ -384,8 +388,7 @@ def certified(
     assert bed.guarantee is not None and bed.certification is not None
     logits = predict(network, bed.certification.x, noise_seed=seed)
     sure, right = evidence(bed.policy, logits, bed.certification.y, temperatures)
-    found = guaranteed(sure, right, solution.costs, bed.guarantee, policy=bed.policy, seed=seed)
-    return apply(*validation, found.exits, found.thresholds, solution.costs)
+    return guaranteed(sure, right, solution.costs, bed.guarantee, policy=bed.policy, seed=seed)
 
 
 def stage_macs(cost: NetworkCost) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 
 from offramp.errors import InfeasibleError, UserError
-from offramp.exits.policy import first_exit
+from offramp.exits.policy import PATIENCE, first_exit
 from offramp.exits.solve import Solution, apply, curve
 
 STAKES = 40
@@ -141,8 +141,9 @@ def guaranteed(
         learn_share: share of the samples that draws the curve.
 
     Returns:
-        figures over all samples given. When nothing else is certified, thresholds that nobody meets: the final exit
-        alone keeps every promise about a drop.
+        figures over all samples given, with the exits that somebody may leave at (for `patience`, which counts exits
+        that agree, all of them). When nothing else is certified that is the final exit alone: it keeps every promise
+        about a drop.
 
     Raises:
         InfeasibleError: `accuracy >=`, and not even the most accurate setting is certified.
@@ -165,7 +166,9 @@ def guaranteed(
             wanted=f"a lower floor (the best setting is right on {100 * most:.2f} % of the learning part) or more data",
             where="--guarantee",
         )
-    return apply(sure, right, range(len(sure)), chosen, prices.tolist())
+    early = [i for i, (t, closed) in enumerate(zip(chosen, never, strict=True)) if t < closed or policy == PATIENCE]
+    exits = [*early, len(sure) - 1]
+    return apply(sure, right, exits, [chosen[i] for i in early], prices[exits].tolist())
 
 
 Thresholds = tuple[float, ...]
