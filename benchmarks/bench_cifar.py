@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--objectives", default="accuracy,energy_uj")
     parser.add_argument("--execution", default="best")
     parser.add_argument("--part", choices=PARTS, default=None)
-    parser.add_argument("--point", type=int, nargs="*", default=())
+    parser.add_argument("--point", type=int, nargs="*", default=(), help="trials to finish; the front's when not given")
     return parser.parse_args()
 
 
@@ -65,9 +65,9 @@ def run_part(designer: Designer, part: str, numbers: Sequence[int]) -> None:
     else:
         with designer.journal() as journal:
             trials = designer.search(journal) if part == "search" else journal.trials()
-        chosen = designer.points(trials)
+        chosen = designer.points(trials, numbers)
         print("points:", *(t.number for t in chosen))
-        for trial in (t for t in trials if part == "point" and t.number in numbers):
+        for trial in chosen if part == "point" else ():
             designer.train_point(trial)
 
 
@@ -105,7 +105,7 @@ def main() -> None:
         if given.part is not None:
             run_part(designer, given.part, given.point)
             return
-        result = carry_out(designer)
+        result = carry_out(designer, given.point)
     val, test = float_accuracy(designer)
     print(f"static float: val {val:.4f}, test {test:.4f}")
     print("| network | val | test | energy uJ | of static | latency ms | speed-up | MMACs | exit rates |")

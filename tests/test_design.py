@@ -27,6 +27,8 @@ from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.pareto import dominates
 from offramp.ir.trial import Status, minimised
 from offramp.nn.backbones import backbone
+from offramp.report.run_folder import FINISH
+from offramp.search.journal import Journal
 
 TINY = Budget(shared_epochs=2, static_epochs=2, tune_epochs=1, finish_epochs=1, finish_points=2)
 FLAGS = ["--epochs", "2", "--tune-epochs", "1", "--finish-epochs", "1", "--subset", "400", "--trials", "3"]
@@ -136,6 +138,20 @@ def test_the_same_seed_gives_the_same_journal(result: Design, tmp_path: Path) ->
     assert journal_rows(tmp_path / "other") == journal_rows(result.run)
 
 
+def test_other_trials_are_finished_when_asked_for(result: Design, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(result.run, run)
+    earlier = {p.trial.number for p in result.front}
+    other = next(t.number for t in result.trials if t.number not in earlier)
+    study(run, finish=[other])
+    with Journal.read(run / "journal.sqlite") as journal:
+        assert {t.number for t in journal.trials(FINISH)} >= earlier | {other}
+    with pytest.raises(UserError, match="--finish: trial 3; wanted numbers below 3, the trials"):
+        study(run, finish=[3])
+    with pytest.raises(UserError, match=r"--finish: trial -1; wanted feasible trials of this run \(0, 1, 2\)"):
+        study(run, finish=[-1])
+
+
 def test_another_configuration_is_refused(result: Design) -> None:
     with pytest.raises(FormatError, match=r"seed is 4 here and 3 in the journal.*write --run"):
         study(result.run, seed=4)
@@ -213,6 +229,7 @@ def test_killed_and_started_again_is_as_if_never_killed(tmp_path: Path) -> None:
         (["--accelerator", "dianna"], "dianna"),
         (["--objectives", "accuracy,joules"], "unknown objective 'joules'"),
         (["--objectives", "accuracy"], "wanted at least two"),
+        (["--finish", "3,x"], "--finish: trials '3,x'; wanted trial numbers with commas between; write 3,11"),
         (["--constraint", "latency<=5"], "unknown constraint 'latency'"),
         (["--strategy", "guess"], "unknown strategy 'guess'"),
         (["--policy", "hope"], "unknown exit policy 'hope'"),

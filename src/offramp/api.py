@@ -146,6 +146,7 @@ def design(
     freeze: bool = False,
     start: str | None = None,
     widen: float = 1.0,
+    finish: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> Design:
     """Search early-exit networks for a dataset and a chip, finish the best and write bundles and a report.
@@ -170,6 +171,8 @@ def design(
         start: `zoo`, or the folder of a zoo entry: trained float weights to begin with.
         widen: the space reaches up to this many times the backbone's channels; the backbone as it was given stays the
             static reference.
+        finish: numbers of the trials to train on and report; points of the front when empty. A run that is done can be
+            called again with others.
         progress: called with (phase, done, total, remark).
 
     Raises:
@@ -202,7 +205,7 @@ def design(
         start=start,
     )
     chosen = open_space(space, without, full, chip)
-    return carry_out(Designer(config, dataset, full, chip, space=chosen, progress=progress))
+    return carry_out(Designer(config, dataset, full, chip, space=chosen, progress=progress), finish)
 
 
 TFLITE = ".tflite"
@@ -248,12 +251,17 @@ def open_space(path: str | Path | None, without: Sequence[str], full: Backbone, 
     return space.without(*without) if without else space
 
 
-def carry_out(designer: Designer) -> Design:
-    """Search, finish, bundle and report; what an earlier call did is not done again."""
+def carry_out(designer: Designer, finish: Sequence[int] = ()) -> Design:
+    """Search, finish (these trials, or points of the front), bundle and report; nothing is done a second time."""
+    late = [n for n in finish if n >= designer.config.trials]
+    if late:
+        raise UserError(
+            f"trial {late[0]}", wanted=f"numbers below {designer.config.trials}, the trials", where="--finish"
+        )
     with designer.journal() as journal:
         trials = designer.search(journal)
         static = designer.static(journal)
-        finished = designer.finish(journal, trials)
+        finished = designer.finish(journal, trials, finish)
     folder, config = designer.folder, designer.config
     best = front([d.trial for d in finished], config.objectives, designer.bed.constraints)
     kept = [d for d in finished if any(d.trial is t for t in best)]

@@ -336,21 +336,31 @@ class Designer:
         network = prepare_candidate(self.bed, self.reference, self.neutral, seed=seed)
         return self._train_on("static", network, seed=seed, teacher=self.reference)
 
-    def points(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials to be finished.
+    def points(self, trials: Sequence[Trial], wanted: Sequence[int] = ()) -> list[Trial]:
+        """The trials to be finished: those wanted by number, else along the front and right behind it.
 
-        A tuned trial is a rough guess of a finished one, so what lies right behind the front is finished too, up to
-        `budget.finish_points`.
+        A tuned trial is a rough guess of a finished one, so without a wish up to `budget.finish_points` are finished.
+
+        Raises:
+            UserError: a wanted trial does not exist, or has no figures.
         """
         found = feasible(trials, self.bed.constraints)
-        return worth_finishing(found, self.config.objectives, self.budget.finish_points)
+        if not wanted:
+            return worth_finishing(found, self.config.objectives, self.budget.finish_points)
+        by_number = {t.number: t for t in found}
+        for number in wanted:
+            if number not in by_number:
+                known = ", ".join(map(str, by_number)) or "none"
+                raise UserError(f"trial {number}", wanted=f"feasible trials of this run ({known})", where="--finish")
+        return [by_number[number] for number in dict.fromkeys(wanted)]
 
-    def finish(self, journal: Journal, trials: Sequence[Trial]) -> list[Evaluated]:
-        """Points of the front, trained on with their own precision, with figures on test data.
+    def finish(self, journal: Journal, trials: Sequence[Trial], wanted: Sequence[int] = ()) -> list[Evaluated]:
+        """Points trained on with their own precision, with figures on test data; those finished earlier come along.
 
         Each is offered exits that it may have dropped too early.
         """
-        points = self.points(trials)
+        points, earlier = self.points(trials, wanted), {t.number for t in journal.trials(FINISH)}
+        points += [t for t in trials if t.number in earlier - {p.number for p in points}]
         return [self._finish_point(journal, t, i, len(points)) for i, t in enumerate(points)]
 
     def _finish_point(self, journal: Journal, trial: Trial, index: int, total: int) -> Evaluated:

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from offramp.cli.app import app, console
 from offramp.config import Budget, default_budget
-from offramp.errors import InfeasibleError
+from offramp.errors import InfeasibleError, UserError
 
 PHASES = {
     "static": "static network",
@@ -74,6 +74,9 @@ def search_command(
     ] = None,
     widen: Annotated[float, typer.Option("--widen", help="let layers have up to this many times their channels")] = 1.0,
     batch: Annotated[int, typer.Option("--batch", min=1, help="samples per training step; large ones fill a GPU")] = 64,
+    finish: Annotated[
+        str, typer.Option("--finish", help="trials to finish, as 3,11; the run's front when not given")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Search exits, widths, bits and cores together; write runs/NAME with journal, report and bundles."""
@@ -104,6 +107,7 @@ def search_command(
             freeze=freeze,
             start=start,
             widen=widen,
+            finish=_numbers(finish),
             progress=meter.tell,
         )
     if as_json:
@@ -113,6 +117,13 @@ def search_command(
     if not result.front:
         wanted = "wider constraints or more trials, in another run folder"
         raise InfeasibleError(f"the front is empty: {result.note}", wanted=wanted, where=str(result.run))
+
+
+def _numbers(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() for word in words):
+        raise UserError(f"trials {text!r}", wanted="trial numbers with commas between", where="--finish", write="3,11")
+    return [int(word) for word in words]
 
 
 def _budget(samples: int, shared: int | None, tune: int | None, finish: int | None, batch: int) -> Budget:
