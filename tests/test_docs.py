@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from deploy_networks import resnet8
 from offramp.cli.app import app
-from offramp.cli.main import main
+from offramp.cli.main import main, register
 from offramp.data import load_dataset
 from offramp.deploy.bundle import write_bundle
 
@@ -60,6 +60,7 @@ def test_the_example_of_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_on_the_pages_parse(page: Path) -> None:
     """Options exist and take what is written; nothing is run."""
+    register()
     group = get_command(app)
     for line in commands(page):
         _, name, *arguments = shlex.split(line, comments=True)
