@@ -1,8 +1,7 @@
 /* Integer kernels of Offramp: channels last, int32 sums, fixed-point requantization with ties to even.
  *
- * C11, no heap, nothing but stdint and string. On machines with vector units compile with -O3: gcc vectorizes the loops
- * over weights only there. Right shifts of negative integers are taken to be arithmetic, as every compiler for the
- * machines at hand makes them. Weights of a row lie in planes: for 4 bits the low halves of the bytes
+ * C11, no heap, nothing but stdint and string. Right shifts of negative integers are taken to be arithmetic, as every
+ * compiler for the machines at hand makes them. Weights of a row lie in planes: for 4 bits the low halves of the bytes
  * hold the first half of the row, for 2 bits each of the four fields holds a quarter, so that unpacking needs no
  * shuffling. Rows are padded with zeros to a multiple of 8 integers (16 at 2 bits).
  */
@@ -23,6 +22,15 @@
 #define OFFRAMP_KERNEL static __attribute__((noinline, unused))
 #else
 #define OFFRAMP_KERNEL static inline
+#endif
+
+/* gcc vectorizes loops of unknown length from -O3 on. Where there are vector units, programs compiled with -O1 or -O2
+ * get that for the kernels alone; -O0 and -Os stay as they are, and so do microcontrollers. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && \
+    (defined(__SSE2__) || defined(__ARM_NEON))
+#pragma GCC push_options
+#pragma GCC optimize("O3")
+#define OFFRAMP_OPTIONS
 #endif
 
 #define OFFRAMP_PIXELS 4
@@ -468,5 +476,9 @@ OFFRAMP_KERNEL void offramp_add(const offramp_add_layer *layer, const uint8_t *a
         else out[i] = (uint8_t)value;
     }
 }
+
+#ifdef OFFRAMP_OPTIONS
+#pragma GCC pop_options
+#endif
 
 #endif
