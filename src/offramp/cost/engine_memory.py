@@ -211,10 +211,10 @@ def _passes(core: Core, clock_mhz: float) -> float:
 
 
 def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
-    """Rows of as many factors, in chunks that never part the rows of a layer."""
+    """Rows that differ, by how many factors they have, in chunks that never part the rows of a layer."""
     groups: dict[tuple[int, bool], list[int]] = {}
-    for i, (factors, kind) in enumerate(zip(rows.factors, rows.kind, strict=True)):
-        groups.setdefault((max(FACTORS, len(factors)), kind in STREAMED), []).append(i)
+    for i in _distinct(rows, hierarchy).tolist():
+        groups.setdefault((max(FACTORS, len(rows.factors[i])), rows.kind[i] in STREAMED), []).append(i)
     for (length, _), members in sorted(groups.items()):
         same = np.array(members)
         starts = np.flatnonzero(np.diff(rows.layer[same], prepend=-1))
@@ -223,6 +223,14 @@ def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
         for first, last in zip(firsts, [*firsts[1:], same.size], strict=True):
             index = same[first:last]
             yield Batch(index, Tables(rows.take(index), hierarchy, length))
+
+
+def _distinct(rows: Rows, hierarchy: Hierarchy) -> NDArray[np.intp]:
+    core = hierarchy.core
+    assert core.array is not None
+    spans = {span.tobytes(): span for spans in hierarchy.spans for span in spans}
+    rippling = [core.in_memory is not None or name in core.array.systolic for name, _ in core.array.dimensions]
+    return rows.distinct(spans.values(), np.array(rippling))
 
 
 def _split(
