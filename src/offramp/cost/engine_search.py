@@ -138,7 +138,7 @@ class Search:
         for number, cut in enumerate((None, *self.cuts)):
             if cut is not None:
                 chains = chains.joined(cut, self.hierarchy, self.whole, useful=cut in self.shared)
-            if chains.row.size > MANY or (cut is None and self.cuts):
+            if self.cuts and (cut is None or chains.row.size > MANY):
                 chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit, found)
         if chains.row.size > FEW:
             chains, _ = self._promising(chains, None, reached, floor, credit, found)
