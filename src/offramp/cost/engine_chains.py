@@ -150,7 +150,8 @@ def _allowed(t: Tables, hierarchy: Hierarchy, slot: Slot, whole: Flags) -> Flags
     spec = hierarchy.core.memories[memory]
     sizes = np.minimum(*held_sizes(t, op, slot[1] - 1, double=spec.double_buffered))
     kept = kept_masks(t.rows.patterns, t.loops) & (sizes <= spec.size_bits)
-    return np.where(whole[:, memory, None], t.masks == t.full[:, None], kept)
+    whole_only = whole[:, memory] | (t.rows.bits[:, op] == 0)
+    return np.where(whole_only[:, None], t.masks == t.full[:, None], kept)
 
 
 def held_sizes(t: Tables, op: int, level: int, *, double: bool) -> tuple[Floats, Floats]:

@@ -5,7 +5,7 @@ allows, energy sees the fractional width of a step and latency its whole part. N
 loops.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,19 @@ class Rows:
             window=self.window[index],
             extra=self.extra[index],
         )
+
+    def distinct(self, spans: Collection[NDArray[np.bool_]], given: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Indices of the rows that no earlier row of the same layer equals in all that prices depend on.
+
+        That is what is left of the loops, what is unrolled within each of some sets of dimensions, and the units used
+        of the dimensions `given`. Many unrollings differ only in which of two dimensions takes which loop.
+        """
+        within = [values[:, span].prod(axis=1) for span in spans for values in (self.exact, self.whole)]
+        keys = np.concatenate([*within, self.exact.prod(axis=1), self.given[:, given]], axis=1)
+        first: dict[object, int] = {}
+        for i, (layer, factors, key) in enumerate(zip(self.layer.tolist(), self.factors, keys, strict=True)):
+            first.setdefault((layer, factors, key.tobytes()), i)
+        return np.array(list(first.values()), dtype=np.intp)
 
 
 def rows_of(forms: Sequence[Form], core: Core) -> Rows:

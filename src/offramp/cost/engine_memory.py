@@ -34,6 +34,9 @@ CHUNK = 192
 MANY = 4000
 """Chains that are listed once for all variants; further cuts join under a bound, variant by variant."""
 
+STREAMED = ("Pooling",)
+"""Kinds of layers that are priced as a stream: what no weight waits for may start as early as it likes."""
+
 CREDIT = 0.125
 """How much less a layer may cost, where memories between the array and the last ones hold parts, than where they hold
 all; beyond that the credit for an early start is given however much they hold."""
@@ -51,6 +54,7 @@ class Batch:
         self.index, self.tables = index, tables
         self.kinds = shared_memories(tables.hierarchy)
         self.whole = fits_whole(tables)
+        self.streams = tables.rows.kind[0] in STREAMED
         self.own, self.rest = start(tables), []
         for cut in self._cuts(tables.hierarchy, OWN):
             if self.own.row.size > MANY:
@@ -65,6 +69,10 @@ class Batch:
         whole, kinds = self.whole[:, used], self.kinds[used]
         base = self._ending(hierarchy)
         own = [(op, b) for op, b in self.rest if b < len(hierarchy.levels[op])]
+        if self.streams:
+            cuts, none = self._cuts(hierarchy, BETWEEN) + self._cuts(hierarchy, LAST), np.zeros_like(whole)
+            search = Search(hierarchy, passes, base.fitting(hierarchy, none), own, cuts, none)
+            return search.run(np.zeros(self.tables.count), 0.0)
         roomy = np.broadcast_to(kinds != OWN, whole.shape)
         best = Search(hierarchy, passes, base, own, (), roomy).run(np.zeros(self.tables.count), 0.0)
         between = self._cuts(hierarchy, BETWEEN)
@@ -203,16 +211,26 @@ def _passes(core: Core, clock_mhz: float) -> float:
 
 
 def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
-    """Rows of as many factors, in chunks that never part the rows of a layer."""
-    lengths = np.array([max(FACTORS, len(factors)) for factors in rows.factors])
-    for length in np.unique(lengths).tolist():
-        same = np.flatnonzero(lengths == length)
+    """Rows that differ, by how many factors they have, in chunks that never part the rows of a layer."""
+    groups: dict[tuple[int, bool], list[int]] = {}
+    for i in _distinct(rows, hierarchy).tolist():
+        groups.setdefault((max(FACTORS, len(rows.factors[i])), rows.kind[i] in STREAMED), []).append(i)
+    for (length, _), members in sorted(groups.items()):
+        same = np.array(members)
         starts = np.flatnonzero(np.diff(rows.layer[same], prepend=-1))
         chunk = starts // CHUNK
         firsts = starts[np.flatnonzero(np.diff(chunk, prepend=-1))].tolist()
         for first, last in zip(firsts, [*firsts[1:], same.size], strict=True):
             index = same[first:last]
             yield Batch(index, Tables(rows.take(index), hierarchy, length))
+
+
+def _distinct(rows: Rows, hierarchy: Hierarchy) -> NDArray[np.intp]:
+    core = hierarchy.core
+    assert core.array is not None
+    spans = {span.tobytes(): span for spans in hierarchy.spans for span in spans}
+    rippling = [core.in_memory is not None or name in core.array.systolic for name, _ in core.array.dimensions]
+    return rows.distinct(spans.values(), np.array(rippling))
 
 
 def _split(

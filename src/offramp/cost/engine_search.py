@@ -86,6 +86,7 @@ class Search:
         self.tables, self.hierarchy, self.passes, self.whole = base.tables, hierarchy, passes, whole
         self.base, self.cuts, self.shared = base, [*own, *shared], shared
         self.layer = np.unique(self.tables.rows.layer, return_inverse=True)[1]
+        self.family = 2 * self.layer + self.tables.rows.extra
 
     def run(self, floor: Floats, credit: float) -> Priced:
         """The best mapping of each row that may be its layer's best.
@@ -132,12 +133,12 @@ class Search:
 
     def _fastest(self, floor: Floats, credit: float) -> tuple[Orders, Floats]:
         """Orders as fast as their layer's price, row by row, and that price."""
-        chains, reached = self.base, np.full(self.tables.count, np.inf)
+        chains, reached = self.base, np.full((2, self.layer[-1] + 1), np.inf)
         found: list[Orders] = []
         for number, cut in enumerate((None, *self.cuts)):
             if cut is not None:
                 chains = chains.joined(cut, self.hierarchy, self.whole, useful=cut in self.shared)
-            if chains.row.size > MANY or (cut is None and self.cuts):
+            if self.cuts and (cut is None or chains.row.size > MANY):
                 chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit, found)
         if chains.row.size > FEW:
             chains, _ = self._promising(chains, None, reached, floor, credit, found)
@@ -165,8 +166,8 @@ class Search:
         credit: float,
         found: list[Orders],
     ) -> tuple[Chains, Floats]:
-        """Chains whose bound is within the price of their layer as far as it is known, and what layers are known to
-        take (rows,); the chain of the least bound of every layer is completed to learn it.
+        """Chains that may yet set the price of their layer, and what layers are known to take, (2, layers): with an
+        unrolling of the core's own, with one of smaller cores. These are of use where they are faster alone.
 
         Without open cuts the bound is the time that a chain takes in the best order that any of its levels could wish.
         """
@@ -177,20 +178,27 @@ class Search:
             bound = _bound(loose, self.passes, open_cuts)
         if open_cuts is None or len(open_cuts) == len(self.cuts):
             reached = np.minimum(reached, self._reached(loose, bound, open_cuts, found))
-        price = _price(reached, floor, credit) * EQUAL
-        chosen = np.flatnonzero(bound <= price[chains.row])
-        return chains.take(chosen), reached
+        price = _price(reached.min(axis=0)[self.layer], floor, credit) * EQUAL
+        worthy = np.flatnonzero(bound <= price[chains.row])
+        row = chains.row[worthy]
+        least, own = (_price(x, floor[row], credit) for x in (bound[worthy], reached[0, self.layer[row]]))
+        return chains.take(worthy[~self.tables.rows.extra[row] | (least < own)]), reached
 
     def _reached(self, loose: Orders, bound: Floats, open_cuts: Sequence[Slot] | None, found: list[Orders]) -> Floats:
-        """(rows,) cycles that the chain of the least bound of every layer takes, completed; its orders are `found`."""
-        seeds = ordered(loose.take(_first_least(bound, self.layer[loose.row])[1]))
+        """(2, layers) cycles that the chains of the least bounds of every layer take, completed; adds them to `found`.
+
+        One chain with an unrolling of the core's own, one with an unrolling of smaller cores.
+        """
+        seeds = ordered(loose.take(_first_least(bound, self.family[loose.row])[1]))
         if open_cuts:
             chains, fits = completed(seeds, open_cuts, self.whole)
             seeds = ordered(chains.take(np.flatnonzero(fits)))
         cycles = Latency(seeds, self.passes).cycles
-        least = self._least_of_layers(cycles, seeds.row)
-        found.append(seeds.take(np.flatnonzero(cycles == least[seeds.row])))
-        return least
+        least = np.full((self.layer[-1] + 1) * 2, np.inf)
+        family = self.family[seeds.row]
+        np.minimum.at(least, family, cycles)
+        found.append(seeds.take(np.flatnonzero(cycles == least[family])))
+        return least.reshape(-1, 2).T
 
     def _least_of_layers(self, cycles: Floats, row: NDArray[np.intp]) -> Floats:
         """(rows,) the least cycles that any order of the row's layer takes."""
