@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from operator import gt
 
 from offramp.cost.layer_form import PREFERENCE, Form
 from offramp.ir.accelerator import Core, Memory, Move, Operand
@@ -162,6 +163,7 @@ def _unrollings(
     sizes, first = dict(loops), 0
     found: dict[Unrolling, None] = {}
     known: dict[tuple[int, ...], list[Unrolling]] = {}
+    needs: dict[Unrolling, list[int]] = {}
     for rungs in product(*(entry.rungs(bits[entry.operand]) for entry in core.entries)):
         widths = tuple(width for width, _ in rungs)
         if widths not in known:
@@ -169,7 +171,12 @@ def _unrollings(
             options = [_options(i, d, n, sizes, limits[i], core) for i, (d, n) in enumerate(core.array.dimensions)]
             known[widths] = _best(options, sizes)
         rooms = [room for _, room in rungs]
-        found |= dict.fromkeys(_within_capacity(u, operator, sizes, rooms, core) for u in known[widths])
+        for unrolling in known[widths]:
+            if unrolling not in needs:
+                needs[unrolling] = [_need(unrolling, operator, sizes, entry) for entry in core.entries]
+            if any(map(gt, needs[unrolling], rooms)):
+                unrolling = _within_capacity(unrolling, operator, sizes, rooms, core)
+            found[unrolling] = None
         first = first or len(found)
     return tuple(found), first
 
@@ -178,9 +185,9 @@ def _limits(operator: str, sizes: dict[str, int], widths: tuple[int, ...], core:
     """Largest factor of every loop on every array dimension: layer, array, and width of the innermost memories."""
     limits = [{name: min(size, n) for name, size in sizes.items()} for _, n in core.array.dimensions]
     for entry, width in zip(core.entries, widths, strict=True):
-        free = _FREE[operator][entry.operand]
+        bound = sizes.keys() - _FREE[operator][entry.operand]
         for i in entry.served:
-            limits[i] = {n: limit if n in free else min(limit, width) for n, limit in limits[i].items()}
+            limits[i].update((name, width) for name in bound if limits[i][name] > width)
     return limits
 
 
@@ -281,11 +288,25 @@ def _within_capacity(
 ) -> Unrolling:
     """Shrink factors until the innermost memories can hold one element of everything they serve."""
     for entry, room in zip(core.entries, rooms, strict=True):
-        free = _FREE[operator][entry.operand]
-        places = [(i, n) for i in entry.served for n, _ in unrolling[i] if n not in free or sizes[n] == 1]
-        if math.prod(factor for i in entry.served for n, factor in unrolling[i] if (i, n) in places) > room:
-            unrolling = _shrunk(unrolling, places, room)
+        if _need(unrolling, operator, sizes, entry) > room:
+            unrolling = _shrunk(unrolling, _held(unrolling, operator, sizes, entry), room)
     return unrolling
+
+
+def _need(unrolling: Unrolling, operator: str, sizes: dict[str, int], entry: _Entry) -> int:
+    """Elements that one instance of an innermost memory holds under an unrolling."""
+    need, free = 1, _FREE[operator][entry.operand]
+    for i in entry.served:
+        for name, factor in unrolling[i]:
+            if name not in free or sizes[name] == 1:
+                need *= factor
+    return need
+
+
+def _held(unrolling: Unrolling, operator: str, sizes: dict[str, int], entry: _Entry) -> list[tuple[int, str]]:
+    """Dimensions and loops that make an innermost memory hold more."""
+    free = _FREE[operator][entry.operand]
+    return [(i, n) for i in entry.served for n, _ in unrolling[i] if n not in free or sizes[n] == 1]
 
 
 def _shrunk(unrolling: Unrolling, places: list[tuple[int, str]], room: float) -> Unrolling:
