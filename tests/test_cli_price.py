@@ -134,6 +134,10 @@ FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "no tflite": (("none.tflite", "--accelerator", "diana"), "none.tflite: cannot be read (No such file"),
     "no file": (("none.onnx", "--accelerator", "diana"), "none.onnx: no such file"),
     "folder": ((".", "--accelerator", "diana"), "no manifest.json; wanted a bundle folder"),
+    "unsorted": (
+        (*RESNET, "--exits", "1,0", "--exit-rates", ".1,.3,.6"),
+        "--exits: 1,0 with --exit-rates; wanted exits",
+    ),
     "one class": ((*RESNET, "--classes", "1"), "--classes: 1; wanted at least 2 classes"),
     "no class": ((*RESNET, "--classes", "0"), "--classes: 0; wanted at least 2 classes"),
     "exits of a bundle": ((".", "--accelerator", "diana", "--exits", "0"), "--exits 0 for .; wanted a backbone name"),

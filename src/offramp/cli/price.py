@@ -54,12 +54,18 @@ def price_command(
     chip = load_accelerator(accelerator)
     shape = _numbers("--input-shape", input_shape, int)
     bits = _checked_bits(weight_bits, activation_bits)
-    workload, rates = _load(model, exits, branch, shape, classes, bits)
+    given = _numbers("--exit-rates", exit_rates, float)
+    points = _numbers("--exits", exits, int)
+    if given and list(points) != sorted(points):
+        raise UserError(
+            f"{exits} with --exit-rates", wanted="exits in ascending order, as their rates", where="--exits"
+        )
+    workload, rates = _load(model, points, branch, shape, classes, bits)
     cost = map_network(
         workload,
         chip,
         cost_model=_cost_model(backend, execution),
-        exit_rates=_numbers("--exit-rates", exit_rates, float) or rates,
+        exit_rates=given or rates,
         execution=execution,
         objective=objective,
     )
@@ -132,19 +138,19 @@ def _cost_model(backend: str, execution: str) -> "CostModel":
 
 
 def _load(
-    model: str, exits: str, branch: str, shape: Sequence[int], classes: int | None, bits: tuple[int, int]
+    model: str, points: Sequence[int], branch: str, shape: Sequence[int], classes: int | None, bits: tuple[int, int]
 ) -> tuple["Workload", tuple[float, ...] | None]:
     """The workload of a model, and its own exit rates where it has any."""
     from offramp.formats.tflite import is_tflite
 
     path = Path(model)
-    points = _numbers("--exits", exits, int)
     if classes is not None and classes < 2:
         raise UserError(f"{classes}", wanted="at least 2 classes", where="--classes")
     if is_tflite(model) or not (path.suffix == ".onnx" or path.exists()):
         return _backbone(model, points, branch, shape, classes, bits), None
     if points:
-        raise UserError(f"--exits {exits} for {model}", wanted="a backbone name; a file has the exits that it has")
+        given = f"--exits {','.join(map(str, points))} for {model}"
+        raise UserError(given, wanted="a backbone name; a file has the exits that it has")
     if classes is not None:
         raise UserError(f"--classes {classes} for {model}", wanted="a backbone name; a file says its classes itself")
     if not path.is_dir():
