@@ -141,7 +141,8 @@ def growth() -> str:
     start = time.process_time()
     known.layer_costs(many, chip)
     again = time.process_time() - start
-    return f"Growth (tpu-like, four variants, layers all differ, the same mix at every size): {grown}; the same 1000 again: {again * 1e3:.0f} ms."
+    head = "Growth (tpu-like, four variants, layers all differ, the same mix at every size)"
+    return f"{head}: {grown}; the same 1000 again: {again * 1e3:.0f} ms."
 
 
 def analog(layer: Layer) -> Layer:

@@ -134,6 +134,15 @@ FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "no tflite": (("none.tflite", "--accelerator", "diana"), "none.tflite: cannot be read (No such file"),
     "no file": (("none.onnx", "--accelerator", "diana"), "none.onnx: no such file"),
     "folder": ((".", "--accelerator", "diana"), "no manifest.json; wanted a bundle folder"),
+    "unsorted": (
+        (*RESNET, "--exits", "1,0", "--exit-rates", ".1,.3,.6"),
+        "--exits: 1,0 with --exit-rates; wanted exits",
+    ),
+    "one class": ((*RESNET, "--classes", "1"), "--classes: 1; wanted at least 2 classes"),
+    "no class": ((*RESNET, "--classes", "0"), "--classes: 0; wanted at least 2 classes"),
+    "exits of a bundle": ((".", "--accelerator", "diana", "--exits", "0"), "--exits 0 for .; wanted a backbone name"),
+    "classes of a bundle": ((".", "--accelerator", "diana", "--classes", "3"), "--classes 3 for .; wanted a backbone"),
+    "shape of a bundle": ((".", "--accelerator", "diana", "--input-shape", "3,8,8"), "--input-shape for .; wanted a"),
     "gantt": ((*RESNET, "--gantt", "/nowhere/at/all.html"), "--gantt: /nowhere/at/all.html: No such file"),
 }
 
@@ -162,4 +171,7 @@ def test_bad_onnx_files_are_one_line_with_exit_code_2(price: Run, tmp_path: Path
         assert message in err
         assert "bad.onnx" in err
     path.write_bytes(model([CONV]))
-    assert price(str(path), "--accelerator", "diana", "--exits", "0")[0] == 2
+    for option, value in (("--exits", "0"), ("--classes", "3")):
+        code, out, err = price(str(path), "--accelerator", "diana", option, value)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{option} {value} for {path}; wanted a backbone name; a file" in err

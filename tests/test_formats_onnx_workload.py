@@ -92,6 +92,20 @@ def test_shape_arithmetic_of_exporters_is_folded() -> None:
     assert [layer.op for layer in flat] == [Op.CONV, Op.AVG_POOL, Op.DENSE]
 
 
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceMax"])
+@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("first", [2, 3, -1])
+def test_reducing_one_axis_after_the_other_is_one_global_pooling(op: str, kept: int, first: int) -> None:
+    second = (3 if kept else 2) if first == 2 else 2
+    nodes = [CONV, node(op, "y", "rows", axes=[first], keepdims=kept), node(op, "rows", "m", axes=[second])]
+    _, pooled = layers_of(*nodes)
+    _, whole = layers_of(CONV, node(op, "y", "m", axes=[2, 3]))
+    assert pooled == whole
+    _, rows, rest = layers_of(CONV, nodes[1], node("Relu", "rows", "r"), node(op, "r", "m", axes=[second]))
+    assert rows.stride == (rows.FY, rows.FX) == {2: (8, 1), 3: (1, 8), -1: (1, 8)}[first]
+    assert (rest.inputs, rest.OY, rest.OX) == ((rows.name,), 1, 1)
+
+
 def test_sequences_and_open_batches_are_read() -> None:
     weights = numpy_helper.from_array(np.zeros((4, 9, 5), np.float32), "w1")
     (conv,) = layers_of(node("Conv", "x w1", "y", pads=[2, 2], strides=[2]), shape=("N", 9, 128), extra=[weights])

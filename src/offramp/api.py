@@ -20,6 +20,7 @@ from offramp.deploy.runtime import Runner
 from offramp.designer import Designer, Progress, versions
 from offramp.errors import InfeasibleError, UserError
 from offramp.formats.accelerator_yaml import load_accelerator
+from offramp.formats.tflite import is_tflite
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture
 from offramp.ir.trial import Metrics, Trial
@@ -181,8 +182,8 @@ def design(
     if isinstance(data, Dataset):
         dataset = data
     else:
-        real = takes_real_values(backbone)
-        dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset, normalize=not real)
+        normalize = not is_tflite(backbone)  # such a file brings its own input scale
+        dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset, normalize=normalize)
     chip = accelerator if isinstance(accelerator, Accelerator) else load_accelerator(accelerator)
     full = widened(open_backbone(backbone, dataset), widen)
     config = StudyConfig(
@@ -208,14 +209,6 @@ def design(
     return carry_out(Designer(config, dataset, full, chip, space=chosen, progress=progress), finish)
 
 
-TFLITE = ".tflite"
-
-
-def takes_real_values(given: str | Path | nn.Module) -> bool:
-    """True for a `.tflite` file: it brings its own input scale, so its data must not be normalised."""
-    return not isinstance(given, nn.Module) and Path(given).suffix == TFLITE
-
-
 def open_backbone(given: str | Path | nn.Module, dataset: Dataset) -> Backbone:
     """A backbone by name, from a `.tflite` file, or from a user's own network.
 
@@ -224,7 +217,7 @@ def open_backbone(given: str | Path | nn.Module, dataset: Dataset) -> Backbone:
     """
     if isinstance(given, nn.Module):
         return _fitting(import_module(given, dataset.input_shape), dataset)
-    if not takes_real_values(given):
+    if not is_tflite(given):
         return backbone(str(given), dataset.input_shape, dataset.classes)
     network, name = from_tflite(given), Path(given).stem
     if network.input_shape != dataset.input_shape:

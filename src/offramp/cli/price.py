@@ -54,12 +54,18 @@ def price_command(
     chip = load_accelerator(accelerator)
     shape = _numbers("--input-shape", input_shape, int)
     bits = _checked_bits(weight_bits, activation_bits)
-    workload, rates = _load(model, exits, branch, shape, classes, bits)
+    given = _numbers("--exit-rates", exit_rates, float)
+    points = _numbers("--exits", exits, int)
+    if given and list(points) != sorted(points):
+        raise UserError(
+            f"{exits} with --exit-rates", wanted="exits in ascending order, as their rates", where="--exits"
+        )
+    workload, rates = _load(model, points, branch, shape, classes, bits)
     cost = map_network(
         workload,
         chip,
         cost_model=_cost_model(backend, execution),
-        exit_rates=_numbers("--exit-rates", exit_rates, float) or rates,
+        exit_rates=given or rates,
         execution=execution,
         objective=objective,
     )
@@ -132,38 +138,46 @@ def _cost_model(backend: str, execution: str) -> "CostModel":
 
 
 def _load(
-    model: str, exits: str, branch: str, shape: Sequence[int], classes: int | None, bits: tuple[int, int]
+    model: str, points: Sequence[int], branch: str, shape: Sequence[int], classes: int | None, bits: tuple[int, int]
 ) -> tuple["Workload", tuple[float, ...] | None]:
     """The workload of a model, and its own exit rates where it has any."""
+    from offramp.formats.tflite import is_tflite
+
     path = Path(model)
-    points = _numbers("--exits", exits, int)
-    is_file = path.suffix != ".tflite" and (path.suffix == ".onnx" or path.is_file())
-    if (is_file or path.is_dir()) and points:
-        raise UserError(f"--exits {exits} for {model}", wanted="a backbone name; a file has the exits that it has")
-    if is_file:
+    if classes is not None and classes < 2:
+        raise UserError(f"{classes}", wanted="at least 2 classes", where="--classes")
+    if is_tflite(model) or not (path.suffix == ".onnx" or path.exists()):
+        return _backbone(model, points, branch, shape, classes, bits), None
+    if points:
+        given = f"--exits {','.join(map(str, points))} for {model}"
+        raise UserError(given, wanted="a backbone name; a file has the exits that it has")
+    if classes is not None:
+        raise UserError(f"--classes {classes} for {model}", wanted="a backbone name; a file says its classes itself")
+    if not path.is_dir():
         from offramp.formats.onnx_workload import read_onnx
 
         return read_onnx(path, weight_bits=bits[0], activation_bits=bits[1], input_shape=shape or None), None
-    if path.is_dir():
-        from offramp.deploy.bundle import DEFAULT_POINT, open_bundle
-        from offramp.formats.quantized_workload import quantized_workload
+    if shape:
+        raise UserError(f"--input-shape for {model}", wanted="a backbone name or ONNX file; a bundle has its own")
+    from offramp.deploy.bundle import DEFAULT_POINT, open_bundle
+    from offramp.formats.quantized_workload import quantized_workload
 
-        bundle = open_bundle(path)
-        point = bundle.manifest.operating_points.get(DEFAULT_POINT)
-        measured = point.exit_rates if point else ()
-        rates = tuple(r / sum(measured) for r in measured) if sum(measured) > 0 else None
-        return quantized_workload(bundle.network), rates
-    return _backbone(model, points, branch, shape, classes, bits), None
+    bundle = open_bundle(path)
+    point = bundle.manifest.operating_points.get(DEFAULT_POINT)
+    measured = point.exit_rates if point else ()
+    rates = tuple(r / sum(measured) for r in measured) if sum(measured) > 0 else None
+    return quantized_workload(bundle.network), rates
 
 
 def _backbone(
     name: str, points: Sequence[int], branch: str, shape: Sequence[int], classes: int | None, bits: tuple[int, int]
 ) -> "Workload":
+    from offramp.formats.tflite import is_tflite
     from offramp.ir.architecture import Architecture, ExitChoice, Precision
     from offramp.nn.lower import lower
     from offramp.nn.network import skeleton
 
-    full = _imported(name, shape, classes) if Path(name).suffix == ".tflite" else _named(name, shape, classes)
+    full = _imported(name, shape, classes) if is_tflite(name) else _named(name, shape, classes)
     chosen = tuple(ExitChoice(point, branch) for point in sorted(points))
     return lower(skeleton(Architecture(backbone=full.name, exits=chosen), full), default=Precision(*bits))
 

@@ -80,10 +80,11 @@ def search_command(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Search exits, widths, bits and cores together; write runs/NAME with journal, report and bundles."""
-    from offramp.api import design, takes_real_values
+    from offramp.api import design
     from offramp.data import load_dataset
+    from offramp.formats.tflite import is_tflite
 
-    dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset, normalize=not takes_real_values(backbone))
+    dataset = load_dataset(data, data_dir=data_dir, seed=seed, subset=subset, normalize=not is_tflite(backbone))
     folder = run or Path("runs") / f"{dataset.name}-{Path(backbone).stem}-{Path(accelerator).stem}-{seed}"
     with Meter() as meter:
         result = design(

@@ -184,20 +184,40 @@ def _pooling(
 def _global_pool(reading: Reading, node: GraphNode) -> None:
     value = reading.value(node)
     size = _spatial(node, value)
-    op = Op.MAX_POOL if node.op in ("GlobalMaxPool", "ReduceMax") else Op.AVG_POOL
+    op = Op.MAX_POOL if node.op == "GlobalMaxPool" else Op.AVG_POOL
     layer = _pooling(reading, node, value, size, size[2:], (1, 1), op)
-    kept = node.integer("keepdims", 1) != 0
-    reading.emit(node, (*size[:2], *((1,) * (len(value.shape) - 2) if kept else ())), layer)
+    reading.emit(node, (*size[:2], *((1,) * (len(value.shape) - 2))), layer)
 
 
 def _reduce(reading: Reading, node: GraphNode) -> None:
-    """Mean or maximum over height and width, whichever way the axes are given."""
+    """Mean or maximum over height and width, whichever way the axes are given; one after the other is one pooling."""
     value = reading.value(node)
     axes = reading.integers(node, 1) or node.ints("axes", ())
     rank = len(value.shape)
-    if rank not in (3, 4) or sorted(a % rank for a in axes) != list(range(2, rank)):
+    chosen = sorted(a % rank for a in axes) if rank in (3, 4) else []
+    if chosen not in ([2], [3], [2, 3]):
         raise node.fault(f"axes {axes} of a tensor of shape {value.shape}", "the axes of height and width")
-    _global_pool(reading, node)
+    size = _spatial(node, value)
+    window = size[2:] if rank == 3 or len(chosen) == 2 else (size[2], 1) if chosen == [2] else (1, size[3])
+    out = (size[2] // window[0], size[3] // window[1])
+    op = Op.MAX_POOL if node.op == "ReduceMax" else Op.AVG_POOL
+    if out == (1, 1) and _only_this_reads(reading, node) and reading.layers[value.layer].op is op:
+        first = reading.layers.pop(value.layer)
+        value = replace(value, layer=first.inputs[0], bits=first.input_bits)
+        size, window = (first.B, first.G, first.IY, first.IX), (first.IY, first.IX)
+    layer = _pooling(reading, node, value, size, window, out, op)
+    kept = node.integer("keepdims", 1) != 0
+    made = [1 if i in chosen else n for i, n in enumerate(reading.value(node).shape) if kept or i not in chosen]
+    reading.emit(node, tuple(made), layer)
+    if out != (1, 1):
+        reading.halves.add(node.outputs[0])
+
+
+def _only_this_reads(reading: Reading, node: GraphNode) -> bool:
+    """Whether a node is the only one that reads the result of a pooling over one axis."""
+    half = node.inputs[0]
+    readers = [*reading.graph.outputs, *(name for other in reading.graph.nodes for name in other.inputs)]
+    return half in reading.halves and readers.count(half) == 1
 
 
 def _add(reading: Reading, node: GraphNode) -> None:

@@ -29,7 +29,7 @@ class Value:
 
 @dataclass(slots=True)
 class Reading:
-    """What is known so far; `layers` are keyword arguments, because a later quantizer may set their output bits."""
+    """What is known so far; a later quantizer may set output bits of `layers`, `halves` are poolings over one axis."""
 
     graph: OnnxGraph
     weight_bits: int
@@ -38,6 +38,7 @@ class Reading:
     constants: dict[str, Constant] = field(default_factory=dict)
     layers: dict[str, Layer] = field(default_factory=dict)
     quantized: set[str] = field(default_factory=set)
+    halves: set[str] = field(default_factory=set)
 
     def value(self, node: GraphNode, index: int = 0) -> Value:
         """The flowing tensor at an input of a node."""

@@ -23,6 +23,12 @@ Floats = NDArray[np.float32]
 Reals = NDArray[np.float64]
 Padding = tuple[int, int, int, int]
 
+
+def is_tflite(given: object) -> bool:
+    """Whether a name or path means a TensorFlow Lite file, there or not; anything else given does not."""
+    return isinstance(given, str | Path) and Path(given).suffix == ".tflite"
+
+
 MAX_SIZE = 1 << 16
 """A larger map, window, stride or padding is a mistake."""
 
