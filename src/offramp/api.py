@@ -133,7 +133,7 @@ def design(
     data_dir: str | Path | None = None,
     space: str | Path | None = None,
     without: Sequence[str] = (),
-    strategy: str = "nsga2",
+    strategy: str = "surrogate",
     objectives: Sequence[str] = ("accuracy", "energy_uj"),
     constraints: Sequence[str] = (),
     trials: int = 24,

@@ -79,7 +79,7 @@ class StudyConfig:
     accelerator: str
     run: Path
     data_dir: Path | None = None
-    strategy: str = "nsga2"
+    strategy: str = "surrogate"
     objectives: tuple[str, ...] = ("accuracy", "energy_uj")
     constraints: tuple[str, ...] = ()
     trials: int = 24

@@ -47,7 +47,7 @@ def search_command(
     run: Annotated[Path | None, typer.Option("--run", help="run folder; the same command continues it")] = None,
     space: Annotated[Path | None, typer.Option("--space", help="a space.yaml; default: all that is offered")] = None,
     without: Annotated[str, typer.Option("--without", help="leave out: depth,width,kernel,exits,bits,analog")] = "",
-    strategy: Annotated[str, typer.Option("--strategy", help="nsga2, surrogate, random or sequence")] = "nsga2",
+    strategy: Annotated[str, typer.Option("--strategy", help="surrogate, nsga2, random or sequence")] = "surrogate",
     objectives: Annotated[str, typer.Option("--objectives", help="comma-separated")] = "accuracy,energy_uj",
     constraint: Annotated[list[str] | None, typer.Option("--constraint", help="such as latency_ms<=5; repeat")] = None,
     trials: Annotated[int, typer.Option("--trials", help="candidates to evaluate")] = 24,
