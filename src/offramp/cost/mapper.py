@@ -38,13 +38,15 @@ OBJECTIVES: dict[str, Objective] = {
 
 HASTIER: tuple[Objective, ...] = (lambda t, e, et: (t * t * e, t), lambda t, e, et: (t**4 * e, t))
 """Products that weigh time more, for schedules that save energy without taking longer than layer by layer."""
-PREFERENCE = 0.1
+PREFERENCE = 0.04
 """What a product may cost more, as a share, so that neither time nor energy is larger than layer by layer."""
 
 EXECUTIONS = ("best", "layer-by-layer")
 WORK = 3000
 """Beam width times the square of the number of layers: short networks are searched widely, long ones in linear time."""
 MIN_WIDTH, MAX_WIDTH = 4, 64
+SHORT = 12
+"""Most layers of a network in which all that could help is tried."""
 CROWDED = 0.25
 """An output that takes a larger share of its memory than this is also tried in the outer memory."""
 
@@ -226,8 +228,24 @@ def _keep_options(p: Problem, layer: int, core: int, rules: Rules) -> tuple[Keep
         return (wish,)
     stream = (Keep.STREAM,) if layer in p.striped and wish is None and _may_stream(p, layer, core, rules) else ()
     crowded = p.output_bytes[layer] > CROWDED * p.memory_bytes[p.memory_of[core]]
-    both = crowded or p.must_move[layer][core]
+    both = crowded or p.must_move[layer][core] or _may_travel_badly(p, layer, core, rules)
     return (Keep.STAY, Keep.OUTER, *stream) if both else (Keep.STAY, *stream)
+
+
+def _may_travel_badly(p: Problem, layer: int, core: int, rules: Rules) -> bool:
+    """True when a reader may run where the way over links is worse than the way through the outer memory.
+
+    In a long network it must be worse in time and in energy, since twice the schedules take twice the time.
+    """
+    memory = p.memory_of[core]
+    energy = p.memory_read[memory] + p.outer_write + p.outer_read
+    test = all if len(p.layers) > SHORT else any
+    for reader in p.readers[layer]:
+        for other in rules.cores[reader]:
+            route = p.routes[memory][other] if p.memory_of[other] != memory else None
+            if route is not None and test((route.cycles_per_byte > p.outer_cycles, route.pj_per_byte > energy)):
+                return True
+    return False
 
 
 def _may_stream(p: Problem, layer: int, core: int, rules: Rules) -> bool:
@@ -329,10 +347,11 @@ def _with_idle_exits(p: Problem, objective: Objective, used: Sequence[bool], pla
         modes[i] = x.speculates
     cores = [(steps[i].core,) if i in steps else p.cores_of[i] for i in range(len(p.layers))]
     keep = [steps[i].keep if i in steps and small.uses[steps[i].layer] else None for i in range(len(p.layers))]
-    longer = search(p, Rules(cores, keep, modes), objective, width=2)[0]
-    others = [*plain, *_single_answers(p, objective, limit=_score(p, longer, objective))]
+    width = max(2, min(MAX_WIDTH, WORK // len(p.layers) ** 2))
+    longer = search(p, Rules(cores, keep, modes), objective, width=width)
+    others = [*longer, *plain, *_single_answers(p, objective, limit=_score(p, longer[0], objective))]
     fair = [s for s in others if all(map(le, _prices(small, answer), _prices(p, s)))]
-    return min([longer, *fair], key=lambda s: _score(p, s, objective))
+    return min(fair or longer, key=lambda s: _score(p, s, objective))
 
 
 def _prices(p: Problem, state: State) -> tuple[float, ...]:
