@@ -233,7 +233,7 @@ def _keep_options(p: Problem, layer: int, core: int, rules: Rules) -> tuple[Keep
 
 
 def _may_travel_badly(p: Problem, layer: int, core: int, rules: Rules) -> bool:
-    """True when a reader may run where the way over links is worse than the way through the outer memory.
+    """True when a reader may run where no links lead, or where links are a worse way than the outer memory.
 
     In a long network it must be worse in time and in energy, since twice the schedules take twice the time.
     """
@@ -242,8 +242,10 @@ def _may_travel_badly(p: Problem, layer: int, core: int, rules: Rules) -> bool:
     test = all if len(p.layers) > SHORT else any
     for reader in p.readers[layer]:
         for other in rules.cores[reader]:
-            route = p.routes[memory][other] if p.memory_of[other] != memory else None
-            if route is not None and test((route.cycles_per_byte > p.outer_cycles, route.pj_per_byte > energy)):
+            if p.memory_of[other] in (memory, -1):
+                continue
+            route = p.routes[memory][other]
+            if route is None or test((route.cycles_per_byte > p.outer_cycles, route.pj_per_byte > energy)):
                 return True
     return False
 
