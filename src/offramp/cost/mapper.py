@@ -202,21 +202,26 @@ def _extend(p: Problem, state: State, layer: int, rules: Rules) -> list[State]:
 
 
 def _distinct(p: Problem, state: State, layer: int, cores: Sequence[int]) -> Sequence[int]:
-    """Of cores that are copies of one another: those that hold an input, and the one of the rest that is free first."""
+    """Of cores that are copies of one another: those that hold an input, and the one of the rest that is free first.
+
+    Copies to which the inputs have different ways are different cores.
+    """
     if p.striped and state.steps is not None and any(t >= 0 and state.rest[t].streamed for t in p.inputs[layer]):
         return (state.steps.step.core,)
     if len(cores) == 1:
         return cores
     held = {state.rest[t].memory for t in p.inputs[layer] if t >= 0}
+    ways = [p.routes[memory] for memory in held if memory >= 0]
     chosen: list[int] = []
-    idle: dict[int, int] = {}
+    idle: dict[object, int] = {}
     for core in cores:
         if p.memory_of[core] in held and p.memory_of[core] >= 0:
             chosen.append(core)
             continue
-        other = idle.get(p.alike[core])
+        key = (p.alike[core], *[(r.cycles_per_byte, r.pj_per_byte) if (r := row[core]) else None for row in ways])
+        other = idle.get(key)
         if other is None or state.core_free[core] < state.core_free[other]:
-            idle[p.alike[core]] = core
+            idle[key] = core
     return [*chosen, *idle.values()]
 
 
@@ -294,7 +299,8 @@ def _prune(p: Problem, states: list[State], objective: Objective, width: int) ->
         state = states[i]
         rests = state.rest.values()
         rivals = beaten_by.setdefault((tuple([r.memory for r in rests]), state.release), [])
-        clocks = (state.energy, *state.core_free, *[min(r.ready, r.outer_ready) for r in rests])
+        left = [figure for x in state.exits for figure in (x.time, x.energy + x.wasted)]
+        clocks = (state.energy, *left, *state.core_free, *[min(r.ready, r.outer_ready) for r in rests])
         if any(all(map(le, rival, clocks)) for rival in rivals):
             continue
         rivals.append(clocks)
