@@ -266,6 +266,25 @@ def test_within_five_percent_of_exhaustive_search(objective: str, shared: bool) 
         assert optimum / LIMIT <= found <= 1.05 * optimum, (seed, found / optimum)
 
 
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+@pytest.mark.parametrize(
+    ("bits", "picojoules", "links", "alike"),
+    [(64, 5.0, 2, False), (1, 0.05, 2, False), (4, 5.0, 1, False), (8, 0.0, 0, False), (64, 0.05, 1, True)],
+)
+def test_within_five_percent_of_exhaustive_search_on_bad_links(
+    bits: int, picojoules: float, links: int, alike: bool, objective: str
+) -> None:
+    """Links that are slow, dear or missing: an output may be better off in the outer memory from the start."""
+    for seed in range(3):
+        workload = network(1 + seed, (), residual=False)
+        accelerator = chip(3, 600 if alike else 1 << 20)
+        slow = [replace(link, bits_per_cycle=bits, pj_per_bit=picojoules) for link in accelerator.links]
+        accelerator = replace(accelerator, links=tuple(slow[:links]))
+        costs = random_costs(workload, 3, seed, alike=alike)
+        optimum = exhaustive(build_problem(workload, accelerator, costs, (1.0,), {}), objective)[0]
+        assert optimum / LIMIT <= score_of(workload, accelerator, costs, objective) <= 1.05 * optimum, seed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_within_five_percent_of_exhaustive_search_on_eight_layers(objective: str) -> None:

@@ -38,13 +38,15 @@ OBJECTIVES: dict[str, Objective] = {
 
 HASTIER: tuple[Objective, ...] = (lambda t, e, et: (t * t * e, t), lambda t, e, et: (t**4 * e, t))
 """Products that weigh time more, for schedules that save energy without taking longer than layer by layer."""
-PREFERENCE = 0.1
+PREFERENCE = 0.04
 """What a product may cost more, as a share, so that neither time nor energy is larger than layer by layer."""
 
 EXECUTIONS = ("best", "layer-by-layer")
 WORK = 3000
 """Beam width times the square of the number of layers: short networks are searched widely, long ones in linear time."""
 MIN_WIDTH, MAX_WIDTH = 4, 64
+SHORT = 12
+"""Most layers of a network in which all that could help is tried."""
 CROWDED = 0.25
 """An output that takes a larger share of its memory than this is also tried in the outer memory."""
 
@@ -200,21 +202,26 @@ def _extend(p: Problem, state: State, layer: int, rules: Rules) -> list[State]:
 
 
 def _distinct(p: Problem, state: State, layer: int, cores: Sequence[int]) -> Sequence[int]:
-    """Of cores that are copies of one another: those that hold an input, and the one of the rest that is free first."""
+    """Of cores that are copies of one another: those that hold an input, and the one of the rest that is free first.
+
+    Copies to which the inputs have different ways are different cores.
+    """
     if p.striped and state.steps is not None and any(t >= 0 and state.rest[t].streamed for t in p.inputs[layer]):
         return (state.steps.step.core,)
     if len(cores) == 1:
         return cores
     held = {state.rest[t].memory for t in p.inputs[layer] if t >= 0}
+    ways = [p.routes[memory] for memory in held if memory >= 0]
     chosen: list[int] = []
-    idle: dict[int, int] = {}
+    idle: dict[object, int] = {}
     for core in cores:
         if p.memory_of[core] in held and p.memory_of[core] >= 0:
             chosen.append(core)
             continue
-        other = idle.get(p.alike[core])
+        key = (p.alike[core], *[(r.cycles_per_byte, r.pj_per_byte) if (r := row[core]) else None for row in ways])
+        other = idle.get(key)
         if other is None or state.core_free[core] < state.core_free[other]:
-            idle[p.alike[core]] = core
+            idle[key] = core
     return [*chosen, *idle.values()]
 
 
@@ -226,8 +233,26 @@ def _keep_options(p: Problem, layer: int, core: int, rules: Rules) -> tuple[Keep
         return (wish,)
     stream = (Keep.STREAM,) if layer in p.striped and wish is None and _may_stream(p, layer, core, rules) else ()
     crowded = p.output_bytes[layer] > CROWDED * p.memory_bytes[p.memory_of[core]]
-    both = crowded or p.must_move[layer][core]
+    both = crowded or p.must_move[layer][core] or _may_travel_badly(p, layer, core, rules)
     return (Keep.STAY, Keep.OUTER, *stream) if both else (Keep.STAY, *stream)
+
+
+def _may_travel_badly(p: Problem, layer: int, core: int, rules: Rules) -> bool:
+    """True when a reader may run where no links lead, or where links are a worse way than the outer memory.
+
+    In a long network it must be worse in time and in energy, since twice the schedules take twice the time.
+    """
+    memory = p.memory_of[core]
+    energy = p.memory_read[memory] + p.outer_write + p.outer_read
+    test = all if len(p.layers) > SHORT else any
+    for reader in p.readers[layer]:
+        for other in rules.cores[reader]:
+            if p.memory_of[other] in (memory, -1):
+                continue
+            route = p.routes[memory][other]
+            if route is None or test((route.cycles_per_byte > p.outer_cycles, route.pj_per_byte > energy)):
+                return True
+    return False
 
 
 def _may_stream(p: Problem, layer: int, core: int, rules: Rules) -> bool:
@@ -274,7 +299,8 @@ def _prune(p: Problem, states: list[State], objective: Objective, width: int) ->
         state = states[i]
         rests = state.rest.values()
         rivals = beaten_by.setdefault((tuple([r.memory for r in rests]), state.release), [])
-        clocks = (state.energy, *state.core_free, *[min(r.ready, r.outer_ready) for r in rests])
+        left = [figure for x in state.exits for figure in (x.time, x.energy + x.wasted)]
+        clocks = (state.energy, *left, *state.core_free, *[min(r.ready, r.outer_ready) for r in rests])
         if any(all(map(le, rival, clocks)) for rival in rivals):
             continue
         rivals.append(clocks)
@@ -329,10 +355,11 @@ def _with_idle_exits(p: Problem, objective: Objective, used: Sequence[bool], pla
         modes[i] = x.speculates
     cores = [(steps[i].core,) if i in steps else p.cores_of[i] for i in range(len(p.layers))]
     keep = [steps[i].keep if i in steps and small.uses[steps[i].layer] else None for i in range(len(p.layers))]
-    longer = search(p, Rules(cores, keep, modes), objective, width=2)[0]
-    others = [*plain, *_single_answers(p, objective, limit=_score(p, longer, objective))]
+    width = max(2, min(MAX_WIDTH, WORK // len(p.layers) ** 2))
+    longer = search(p, Rules(cores, keep, modes), objective, width=width)
+    others = [*longer, *plain, *_single_answers(p, objective, limit=_score(p, longer[0], objective))]
     fair = [s for s in others if all(map(le, _prices(small, answer), _prices(p, s)))]
-    return min([longer, *fair], key=lambda s: _score(p, s, objective))
+    return min(fair or longer, key=lambda s: _score(p, s, objective))
 
 
 def _prices(p: Problem, state: State) -> tuple[float, ...]:

@@ -62,7 +62,8 @@ class Problem:
 
     Attributes:
         stage_of, in_branch, last_of_stage: where each layer belongs.
-        inputs: producers of each layer by index (-1: the network's input); `uses`: how many layers read its output.
+        inputs: producers of each layer by index (-1: the network's input); `readers` of its output, by number too, and
+            how many `uses` of it these make.
         able, cores_of: cores that can run each layer (the one that it is pinned to), and those of them worth a try.
         alike: cores with the same number have the same prices and an activation memory of the same size.
         memory_of: activation memory of each core (-1: none), of `memory_bytes` and `memory_read` picojoules per byte;
@@ -82,6 +83,7 @@ class Problem:
     in_branch: list[bool]
     last_of_stage: list[int]
     inputs: list[tuple[int, ...]]
+    readers: list[list[int]]
     uses: list[int]
     weight_bytes: list[float]
     input_bytes: list[float]
@@ -147,6 +149,7 @@ def build_problem(
             max((i for i, s in enumerate(stage_of) if s <= k), default=-1) for k in range(len(workload.stages))
         ],
         inputs=inputs,
+        readers=_readers(inputs),
         uses=_uses(inputs),
         weight_bytes=[layer.weight_elements * layer.weight_bits / 8 for layer in layers],
         input_bytes=[_input_bytes(layer) for layer in layers],
@@ -192,6 +195,10 @@ def _input_bytes(layer: Layer) -> float:
 
 def _output_bytes(layer: Layer) -> float:
     return layer.output_elements * layer.output_bits / 8
+
+
+def _readers(inputs: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    return [[i for i, sources in enumerate(inputs) if source in sources] for source in range(len(inputs))]
 
 
 def _uses(inputs: Sequence[tuple[int, ...]]) -> list[int]:
