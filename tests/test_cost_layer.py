@@ -258,6 +258,17 @@ def test_short_cuts_of_the_search_change_no_price(layer: Layer, name: str) -> No
         np.testing.assert_allclose(fast.peak_bytes, slow.peak_bytes, rtol=1e-12)
 
 
+@settings(deadline=None, max_examples=25)
+@given(layers(), st.sampled_from((*NAMES, "in-memory-analog", "diana-hierarchy")))
+def test_unrollings_that_are_left_out_as_equal_change_no_price(layer: Layer, name: str) -> None:
+    few = FastCostModel(remember=False).layer_costs([layer], CHIPS[name])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_memory, "_distinct", lambda rows, hierarchy: np.arange(len(rows.factors)))
+        every = FastCostModel(remember=False).layer_costs([layer], CHIPS[name])
+    np.testing.assert_array_equal(few.cycles, every.cycles)
+    np.testing.assert_allclose(few.energy_pj, every.energy_pj, rtol=1e-12)
+
+
 def test_promotion_ends() -> None:
     layer: Layer | None = replace(conv("l", "input", 8, 8, 8), weight_bits=2, input_bits=3, output_bits=4)
     seen = []

@@ -294,12 +294,13 @@ def _prune(p: Problem, states: list[State], objective: Objective, width: int) ->
         return states
     ranked = sorted([(_score(p, s, objective), i) for i, s in enumerate(states)])
     kept: list[State] = []
+    exact = len(p.layers) <= SHORT  # of a narrow beam, what differs in its exits alone would take the places
     beaten_by: dict[object, list[tuple[float, ...]]] = {}
     for _, i in ranked:
         state = states[i]
         rests = state.rest.values()
         rivals = beaten_by.setdefault((tuple([r.memory for r in rests]), state.release), [])
-        left = [figure for x in state.exits for figure in (x.time, x.energy + x.wasted)]
+        left = [figure for x in state.exits for figure in (x.time, x.energy + x.wasted)] if exact else []
         clocks = (state.energy, *left, *state.core_free, *[min(r.ready, r.outer_ready) for r in rests])
         if any(all(map(le, rival, clocks)) for rival in rivals):
             continue
