@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.deploy.c.arena import Arena, plan_arena
-from offramp.deploy.c.decide import LOGS, POWERS, Rule, make_rules
+from offramp.deploy.c.decide import Rule, make_rules
 from offramp.deploy.c.packing import block_of, is_depthwise, pack_weights, patch_elements, storage_bits
 from offramp.deploy.plan import FixedPoint, Plan, Step, Tensor
 from offramp.errors import UserError
@@ -79,8 +79,6 @@ def generate_c(plan: Plan, policy: str, thresholds: tuple[float, ...]) -> tuple[
     writer = _Writer(arena, plan.input.name, [])
     bodies = [_stage(writer, plan, index) for index in range(len(plan.stages))]
     scratch = max((patch_elements(step) for stage in plan.stages for step in stage.steps), default=0)
-    if rules:
-        _write_tables(writer, policy)
     sizes = CodeSizes(arena.size, 2 * scratch, writer.weight_bytes)
     source = "\n".join(
         [
@@ -98,13 +96,6 @@ def generate_c(plan: Plan, policy: str, thresholds: tuple[float, ...]) -> tuple[
     )
     kernels = {f"offramp_{n}": files("offramp.deploy.c").joinpath(n).read_text() for n in ("kernels.h", "exits.h")}
     return {"offramp.h": _header(plan, sizes), "offramp.c": source + "\n", **kernels}, sizes
-
-
-def _write_tables(writer: _Writer, policy: str) -> None:
-    if policy != "patience":
-        writer.array("int32_t", "powers", POWERS)
-    if policy == "entropy":
-        writer.array("int32_t", "logs", LOGS)
 
 
 def _header(plan: Plan, sizes: CodeSizes) -> str:
@@ -307,11 +298,8 @@ def _decision(rule: Rule) -> str:
         now = "offramp_best(scores, OFFRAMP_CLASSES)"
         count = f"streak = {now} == before ? streak + 1 : 1;"
         return f"{count}\n    before = {now};\n    if (streak >= {rule.threshold}) goto done;"
-    tables = "powers, logs" if rule.policy == "entropy" else "powers"
-    return (
-        f"if (offramp_{rule.policy}({tables}, scores, OFFRAMP_CLASSES, {rule.score_shift}, "
-        f"INT64_C({rule.threshold}))) goto done;"
-    )
+    arguments = f"scores, OFFRAMP_CLASSES, {rule.score_shift}, INT64_C({rule.threshold})"
+    return f"if (offramp_{rule.policy}({arguments})) goto done;"
 
 
 def write_c(folder: str | Path, plan: Plan, policy: str, thresholds: tuple[float, ...]) -> CodeSizes:
