@@ -36,7 +36,7 @@ def _export_c(bundle: Bundle, out: Path, point: str) -> None:
         raise UserError(f"{out} is a file", wanted="a folder", where="OUT")
     sizes = write_c(out, bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
     console().print(
-        f"{out}/offramp.c: arena {sizes.arena_bytes} bytes ({sizes.scratch_bytes} of them for gathered inputs at most), "
+        f"{out}/offramp.c: activations {sizes.arena_bytes} bytes, of them gathered inputs {sizes.scratch_bytes}, "
         f"weights and tables {sizes.weight_bytes} bytes"
     )
 
