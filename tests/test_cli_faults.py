@@ -369,6 +369,6 @@ def test_an_interrupt_while_commands_are_imported_is_one_line(capsys: pytest.Cap
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(SystemExit, match="^130$"):
+    with pytest.raises(SystemExit, match=r"^130$"):
         run(interrupted)
     assert capsys.readouterr().err.startswith("offramp: interrupted; ")

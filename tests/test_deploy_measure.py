@@ -196,3 +196,26 @@ def test_export_command(folder: Path, tmp_path: Path) -> None:
     ):
         done = offramp("export", str(folder), *arguments)
         assert done.returncode == 2 and message in done.stderr
+
+
+def test_what_is_not_ours_is_not_written_over(folder: Path, tmp_path: Path) -> None:
+    """Before anything is measured: a file of the user's, a folder; an empty file may be filled."""
+    thesis, empty = tmp_path / "thesis.txt", tmp_path / "empty.onnx"
+    thesis.write_text("years of work")
+    empty.touch()
+    calls = (
+        ("export", str(folder), str(thesis), "--to", "onnx"),
+        ("measure", str(folder), "--data", "digits", "--out", str(thesis)),
+        ("profile", str(thesis), "--backbone", "resnet8"),
+    )
+    for call in calls:
+        done = offramp(*call)
+        assert done.returncode == 2 and "thesis.txt exists and is no" in done.stderr, done.stderr
+    done = offramp("profile", str(tmp_path), "--backbone", "resnet8")
+    assert done.returncode == 2 and "is a folder" in done.stderr
+    (tmp_path / "offramp.c").write_text("int main(void) { return 0; }")
+    done = offramp("export", str(folder), str(tmp_path), "--to", "c")
+    assert done.returncode == 2 and "is no code of ours" in done.stderr
+    for _ in range(2):
+        assert offramp("export", str(folder), str(empty), "--to", "onnx").returncode == 0
+    assert thesis.read_text() == "years of work"

@@ -8,6 +8,7 @@ import typer
 from offramp.cli.app import app, console
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.c.generate import write_c
+from offramp.deploy.checks import check_target
 from offramp.deploy.single_file import single_model
 from offramp.errors import UserError, choose
 
@@ -34,16 +35,17 @@ def export_command(
 def _export_c(bundle: Bundle, out: Path, point: str) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", wanted="a folder", where="OUT")
+    for name in ("offramp.h", "offramp.c"):
+        check_target(out / name, (b"offramp",), kind="code of ours", where="OUT")
     sizes = write_c(out, bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
     console().print(
-        f"{out}/offramp.c: activations {sizes.arena_bytes} bytes, scratch {sizes.scratch_bytes} bytes, "
+        f"{out}/offramp.c: activations {sizes.arena_bytes} bytes, of them gathered inputs {sizes.scratch_bytes}, "
         f"weights and tables {sizes.weight_bytes} bytes"
     )
 
 
 def _export_onnx(bundle: Bundle, out: Path, point: str) -> None:
-    if out.is_dir():
-        raise UserError(f"{out} is a folder", wanted="a file to write", where="OUT", write="network.onnx")
+    check_target(out, (b"offramp",), kind="ONNX file of ours", where="OUT")
     model = single_model(bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
     out.parent.mkdir(parents=True, exist_ok=True)
     content = model.SerializeToString()

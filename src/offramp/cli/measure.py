@@ -17,6 +17,7 @@ from rich.table import Table
 from offramp.cli.app import app, console
 from offramp.cli.run import read_samples
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
+from offramp.deploy.checks import check_target
 from offramp.deploy.measure import DEVICES, Measurement, measure, to_data, write_measured
 from offramp.deploy.profile import profile_layers, unique_layers, write_table
 from offramp.errors import UserError, choose
@@ -47,7 +48,8 @@ def measure_command(
 ) -> None:
     """Time every stage and exit branch of a bundle: batch 1, one pinned thread, medians and quartiles."""
     _check_device(device)
-    opened = open_bundle(bundle)
+    opened, target = open_bundle(bundle), out or bundle / MEASURED
+    check_target(target, (b"format: offramp-measured",), kind="measurement", where="--out")
     name = data or str((opened.manifest.data or {}).get("name", ""))
     if not name:
         raise UserError("no dataset", wanted="samples to run", where=str(bundle), write="--data NAME")
@@ -55,7 +57,6 @@ def measure_command(
     most = limit if limit is not None else (CORTEX_SAMPLES if device == "qemu-m4" else 1000)
     measured = measure(opened, device, x[:most], rounds=rounds, point=point)
     report = to_data(measured, opened)
-    target = out or bundle / MEASURED
     write_measured(target, report)
     if as_json:
         typer.echo(json.dumps(report))
@@ -105,6 +106,7 @@ def profile_command(
 ) -> None:
     """Time the layers of a search space on a device: a table that `--accelerator table:FILE` prices with."""
     _check_device(device)
+    check_target(out, (b"clock_mhz:",), kind="table", where="OUT")
     from offramp.nn.backbones import backbone
 
     sizes = _integers("--input-shape", shape)

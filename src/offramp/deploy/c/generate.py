@@ -1,7 +1,7 @@
 """Writes a network as C11: constants, one function per stage and exit branch, and the loop that leaves at an exit.
 
 The output is `offramp.h`, `offramp.c` and the two kernel headers beside this file, copied. Nothing is allocated: one
-static arena for activations, one scratch row for gathered inputs, both with asserted sizes.
+static arena, its size asserted, holds activations and, while a layer runs, the inputs that it gathers.
 """
 
 import re
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.deploy.c.arena import Arena, plan_arena
-from offramp.deploy.c.decide import LOGS, POWERS, Rule, make_rules
+from offramp.deploy.c.arena import Arena, plan_arena, scratch_of
+from offramp.deploy.c.decide import Rule, make_rules
 from offramp.deploy.c.packing import block_of, is_depthwise, pack_weights, patch_elements, storage_bits
 from offramp.deploy.plan import FixedPoint, Plan, Step, Tensor
 from offramp.errors import UserError
@@ -28,7 +28,7 @@ MOST_ELEMENTS = 65535
 
 @dataclass(frozen=True, slots=True)
 class CodeSizes:
-    """Bytes: activations, gathered inputs, and packed weights with their tables."""
+    """Bytes: the arena, the most of it that one layer gathers into, and packed weights with their tables."""
 
     arena_bytes: int
     scratch_bytes: int
@@ -57,7 +57,11 @@ class _Writer:
 
     def place(self, tensor: Tensor) -> str:
         """Where a tensor lies."""
-        return "input" if tensor.name == self.input_name else f"arena + {self.arena.offsets[tensor.name]}"
+        return "input" if tensor.name == self.input_name else f"BYTES({self.arena.offsets[tensor.name]})"
+
+    def scratch(self, step: Step) -> str:
+        """Where a step gathers its input."""
+        return f"arena + {self.arena.offsets[scratch_of(step)] // 2}"
 
 
 def _literal(value: int, kind: str) -> str:
@@ -79,18 +83,15 @@ def generate_c(plan: Plan, policy: str, thresholds: tuple[float, ...]) -> tuple[
     writer = _Writer(arena, plan.input.name, [])
     bodies = [_stage(writer, plan, index) for index in range(len(plan.stages))]
     scratch = max((patch_elements(step) for stage in plan.stages for step in stage.steps), default=0)
-    if rules:
-        _write_tables(writer, policy)
     sizes = CodeSizes(arena.size, 2 * scratch, writer.weight_bytes)
     source = "\n".join(
         [
-            '#include "offramp.h"\n\n#include "offramp_exits.h"\n#include "offramp_kernels.h"\n',
-            f"static uint8_t arena[{max(arena.size, 1)}];",
-            f"static int16_t patch[{max(scratch, 1)}];",
+            f'#include "offramp.h"\n\n{_features(plan)}#include "offramp_exits.h"\n#include "offramp_kernels.h"\n',
+            f"static _Alignas(8) int16_t arena[{max(arena.size // 2, 1)}];",
+            "#define BYTES(offset) ((uint8_t *)arena + (offset))",
             "static int32_t scores[OFFRAMP_CLASSES];",
             "static const uint8_t *input;\n",
-            '_Static_assert(sizeof arena <= OFFRAMP_ARENA_BYTES || OFFRAMP_ARENA_BYTES == 0, "arena");',
-            '_Static_assert(sizeof patch <= OFFRAMP_SCRATCH_BYTES || OFFRAMP_SCRATCH_BYTES == 0, "scratch");\n',
+            '_Static_assert(sizeof arena <= OFFRAMP_ARENA_BYTES || OFFRAMP_ARENA_BYTES == 0, "arena");\n',
             *writer.constants,
             *bodies,
             _predict(plan, rules),
@@ -100,11 +101,12 @@ def generate_c(plan: Plan, policy: str, thresholds: tuple[float, ...]) -> tuple[
     return {"offramp.h": _header(plan, sizes), "offramp.c": source + "\n", **kernels}, sizes
 
 
-def _write_tables(writer: _Writer, policy: str) -> None:
-    if policy != "patience":
-        writer.array("int32_t", "powers", POWERS)
-    if policy == "entropy":
-        writer.array("int32_t", "logs", LOGS)
+def _features(plan: Plan) -> str:
+    """What the kernels may leave out (`kernels.h`)."""
+    steps = [step for stage in plan.stages for step in stage.steps]
+    bits = {storage_bits(step.node.weight_bits) for step in steps if step.node.weight is not None}
+    analog = any(step.analog is not None for step in steps)
+    return f"#define OFFRAMP_BITS {sum(bits)}\n#define OFFRAMP_ANALOG {int(analog)}\n"
 
 
 def _header(plan: Plan, sizes: CodeSizes) -> str:
@@ -134,7 +136,6 @@ def _header(plan: Plan, sizes: CodeSizes) -> str:
 #define OFFRAMP_CLASSES {plan.network.classes}
 #define OFFRAMP_EXITS {len(plan.stages)}
 #define OFFRAMP_ARENA_BYTES {sizes.arena_bytes}
-#define OFFRAMP_SCRATCH_BYTES {sizes.scratch_bytes}
 
 /* Class, exit taken (from 0) and the scores of that exit: logits in units of their own per exit. */
 typedef struct {{
@@ -194,10 +195,10 @@ def _step(writer: _Writer, step: Step) -> str:
     packed = writer.array("uint8_t", f"{name}_weights", weights)
     if is_depthwise(step) and not step.is_logits:
         _window(writer, name, step, packed)
-        return f"offramp_depthwise(&{name}, {source}, {writer.place(step.target)}, patch);"
+        return f"offramp_depthwise(&{name}, {source}, {writer.place(step.target)}, {writer.scratch(step)});"
     _conv(writer, name, step, packed)
     kernel = "dense" if step.node.op is NodeOp.DENSE else "conv"
-    return f"offramp_{kernel}(&{name}, {source}, {out}, patch);"
+    return f"offramp_{kernel}(&{name}, {source}, {out}, {writer.scratch(step)});"
 
 
 def _scale(writer: _Writer, name: str, step: Step) -> str:
@@ -307,11 +308,8 @@ def _decision(rule: Rule) -> str:
         now = "offramp_best(scores, OFFRAMP_CLASSES)"
         count = f"streak = {now} == before ? streak + 1 : 1;"
         return f"{count}\n    before = {now};\n    if (streak >= {rule.threshold}) goto done;"
-    tables = "powers, logs" if rule.policy == "entropy" else "powers"
-    return (
-        f"if (offramp_{rule.policy}({tables}, scores, OFFRAMP_CLASSES, {rule.score_shift}, "
-        f"INT64_C({rule.threshold}))) goto done;"
-    )
+    arguments = f"scores, OFFRAMP_CLASSES, {rule.score_shift}, INT64_C({rule.threshold})"
+    return f"if (offramp_{rule.policy}({arguments})) goto done;"
 
 
 def write_c(folder: str | Path, plan: Plan, policy: str, thresholds: tuple[float, ...]) -> CodeSizes:

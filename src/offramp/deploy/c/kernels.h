@@ -33,8 +33,26 @@
 #define OFFRAMP_OPTIONS
 #endif
 
+/* What the network's layers have: the bit widths of weights added up, and arrays. The generator sets both, so that no
+ * code is kept for what no layer needs. */
+#ifndef OFFRAMP_BITS
+#define OFFRAMP_BITS (8 + 4 + 2)
+#endif
+#ifndef OFFRAMP_ANALOG
+#define OFFRAMP_ANALOG 1
+#endif
+
 #define OFFRAMP_PIXELS 4
 #define OFFRAMP_LANES 16
+
+/* Small cores have no vectors to gain from a loop for each case, and flash to lose. */
+#ifdef __ARM_FEATURE_DSP
+#define OFFRAMP_COMPACT 1
+#define OFFRAMP_SHARED static __attribute__((noinline, unused))
+#else
+#define OFFRAMP_COMPACT 0
+#define OFFRAMP_SHARED static inline
+#endif
 
 /* a * multiplier / 2^shift (+ offset / 2^shift), one entry per output channel. */
 typedef struct {
@@ -97,14 +115,20 @@ static inline int32_t offramp_round(int64_t product, int shift, int32_t low, int
     return offramp_clip((product + below_half + odd) >> shift, low, high);
 }
 
+/* Whether a layer's weights have these bits; known beforehand where no layer or every layer has them. */
+static inline int offramp_has(int bits, int wanted) {
+    return OFFRAMP_BITS == wanted || ((OFFRAMP_BITS & wanted) != 0 && bits == wanted);
+}
+
 /* Sums of channels k..k + count to bytes, or to int32 when `scores` is not NULL. */
 static inline void offramp_store(const offramp_scale *scale, int k, int count, const int32_t *acc, uint8_t *out,
                                  int32_t *scores) {
     const int32_t *multiplier = scale->multiplier + k, low = scale->low, high = scale->high;
     const uint8_t *shift = scale->shift + k;
-    if (scores || scale->offset) {
+    const int64_t *offsets = OFFRAMP_ANALOG ? scale->offset : NULL;
+    if (OFFRAMP_COMPACT || scores || offsets) {
         for (int i = 0; i < count; i++) {
-            const int64_t offset = scale->offset ? scale->offset[k + i] : 0;
+            const int64_t offset = offsets ? offsets[k + i] : 0;
             const int32_t value = offramp_round((int64_t)acc[i] * multiplier[i] + offset, shift[i], low, high);
             if (scores) scores[i] = value;
             else out[i] = (uint8_t)value;
@@ -161,9 +185,9 @@ static inline offramp_sums offramp_four(uint32_t four, const int16_t *x, int n, 
 
 static inline void offramp_rows(const uint8_t *w, int bits, const int16_t *x, int n, int32_t *acc) {
     const uint8_t *const end = w + n * bits / 8;
-    const uint32_t sign = bits == 4 ? 0x08080808u : 0x02020202u, mask = 2 * sign - 0x01010101u;
+    const uint32_t sign = offramp_has(bits, 4) ? 0x08080808u : 0x02020202u, mask = 2 * sign - 0x01010101u;
     offramp_sums s = {0, 0, 0, 0};
-    if (bits == 8) {
+    if (offramp_has(bits, 8)) {
         for (const uint8_t *at = w; at < end; at += 4, x += 4) s = offramp_four(offramp_word(at), x, n, s);
     } else {
         for (int shift = 0; shift < 8; shift += bits)
@@ -221,19 +245,19 @@ static inline void offramp_row2(const uint8_t *restrict w, const int16_t *restri
 }
 
 static inline void offramp_rows(const uint8_t *w, int bits, const int16_t *x, int n, int32_t *acc) {
-    if (bits == 8) offramp_row8((const int8_t *)w, x, n, acc);
-    else if (bits == 4) offramp_row4(w, x, n, acc);
+    if (offramp_has(bits, 8)) offramp_row8((const int8_t *)w, x, n, acc);
+    else if (offramp_has(bits, 4)) offramp_row4(w, x, n, acc);
     else offramp_row2(w, x, n, acc);
 }
 #endif
 
 /* The same for a single patch (dense layers). */
-static inline int32_t offramp_dot_one(const uint8_t *w, int bits, const int16_t *x, int n) {
+OFFRAMP_SHARED int32_t offramp_dot_one(const uint8_t *w, int bits, const int16_t *x, int n) {
     int32_t a = 0;
-    if (bits == 8) {
+    if (offramp_has(bits, 8)) {
         const int8_t *v = (const int8_t *)w;
         for (int i = 0; i < n; i++) a += (int16_t)v[i] * x[i];
-    } else if (bits == 4) {
+    } else if (offramp_has(bits, 4)) {
         for (int i = 0; i < n / 2; i++)
             a += (int16_t)(((w[i] & 15) ^ 8) - 8) * x[i] + (int16_t)(((w[i] >> 4) ^ 8) - 8) * x[i + n / 2];
     } else {
@@ -253,7 +277,7 @@ static inline void offramp_dot(const uint8_t *w, int bits, const int16_t *x, int
 static inline void offramp_widen(const uint8_t *in, int16_t *to, int count, int is_signed, const offramp_array *array) {
     if (is_signed) for (int i = 0; i < count; i++) to[i] = (int8_t)in[i];
     else for (int i = 0; i < count; i++) to[i] = in[i];
-    if (array && array->dac_multiplier)
+    if (OFFRAMP_ANALOG && array && array->dac_multiplier)
         for (int i = 0; i < count; i++)
             to[i] = (int16_t)offramp_round((int64_t)to[i] * array->dac_multiplier, array->dac_shift, array->dac_low,
                                            array->dac_high);
@@ -288,8 +312,8 @@ static inline void offramp_gather(const offramp_conv_layer *l, const uint8_t *in
     offramp_zero(to, offramp_padded(used, l->weight_bits) - used);
 }
 
-/* Patches of the input for some output positions of one group, block by block. Patches beyond `pixels` keep what they
- * had: their sums are not used. */
+/* Patches of the input for some output positions of one group, block by block. Patches beyond `pixels` are zero: their
+ * sums are not used, but must not overflow. */
 static inline void offramp_patches(const offramp_conv_layer *l, const uint8_t *in, int g, int p, int pixels,
                                    int16_t *x) {
     const int per_group = l->in_c / l->groups;
@@ -298,14 +322,15 @@ static inline void offramp_patches(const offramp_conv_layer *l, const uint8_t *i
         const int n = offramp_padded(l->k_h * l->k_w * count, l->weight_bits);
         for (int i = 0; i < pixels; i++)
             offramp_gather(l, in, (p + i) / l->out_w, (p + i) % l->out_w, g * per_group + c, count, x + i * n);
+        if (pixels > 1) offramp_zero(x + pixels * n, (OFFRAMP_PIXELS - pixels) * n);
         x += OFFRAMP_PIXELS * n;
     }
 }
 
 /* What an array's converter makes of a partial sum. */
 static inline int32_t offramp_convert(const offramp_array *array, int32_t sum) {
-    return array ? offramp_round((int64_t)sum * array->adc_multiplier, array->adc_shift, array->adc_low, array->adc_high)
-                 : sum;
+    if (!OFFRAMP_ANALOG || !array) return sum;
+    return offramp_round((int64_t)sum * array->adc_multiplier, array->adc_shift, array->adc_low, array->adc_high);
 }
 
 /* Sums of one output channel at some positions over all array blocks; returns the next channel's weights. */
@@ -332,7 +357,7 @@ static inline const uint8_t *offramp_channels(const offramp_conv_layer *l, const
     for (int j = 0; j < count; j++) {
         int32_t total[OFFRAMP_PIXELS] = {0, 0, 0, 0};
         const int32_t bias = l->bias ? l->bias[first + j] : 0;
-        if (l->array || !OFFRAMP_DIRECT) {
+        if ((OFFRAMP_ANALOG && l->array) || !OFFRAMP_DIRECT) {
             w = offramp_channel(l, w, x, pixels, total);
         } else {
             offramp_dot(w, l->weight_bits, x, n, pixels, total);
@@ -396,8 +421,8 @@ OFFRAMP_KERNEL void offramp_dense(const offramp_conv_layer *layer, const uint8_t
 
 /* Weights of one tap for sixteen channels as int16. */
 static inline void offramp_unpack(const uint8_t *restrict w, int bits, int16_t *restrict v) {
-    if (bits == 8) for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = ((const int8_t *)w)[i];
-    else if (bits == 4)
+    if (offramp_has(bits, 8)) for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = ((const int8_t *)w)[i];
+    else if (offramp_has(bits, 4))
         for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = (int16_t)((((w[i & 7] >> (i >> 3 << 2)) & 15) ^ 8) - 8);
     else for (int i = 0; i < OFFRAMP_LANES; i++) v[i] = (int16_t)((((w[i & 3] >> (i >> 2 << 1)) & 3) ^ 2) - 2);
 }
