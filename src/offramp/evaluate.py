@@ -271,16 +271,14 @@ def judge(
     temperatures = tuple(fit_temperature(row, val.y) for row in logits)
     sure, right = evidence(bed.policy, logits, val.y, temperatures)
     kept = choose_exits(bed, sure, right, first)
-    chosen, network = with_exits(bed, architecture, network, kept)
+    chosen, network, cost = with_exits(bed, architecture, network, first, kept)
     scales, sure, right = tuple(temperatures[i] for i in kept), sure[list(kept)], right[list(kept)]
-    cost = first if chosen == architecture else price(bed, chosen)
     solution = thresholds(bed, sure, right, cost)
     if certify and bed.guarantee is not None and len(kept) > 1:
         found = certified(bed, network, scales, solution, seed=seed)
-        chosen, network = with_exits(bed, chosen, network, found.exits)
+        chosen, network, cost = with_exits(bed, chosen, network, cost, found.exits)
         kept, scales = tuple(kept[i] for i in found.exits), tuple(scales[i] for i in found.exits)
         sure, right = sure[list(found.exits)], right[list(found.exits)]
-        cost = price(bed, chosen)
         solution = apply(sure, right, range(len(kept)), found.thresholds, leaving_costs(bed, cost).tolist())
     cost = price(bed, chosen, solution.exit_rates)
     metrics = expected_figures(cost, solution)
@@ -302,15 +300,15 @@ def judge(
 
 
 def with_exits(
-    bed: Testbed, architecture: Architecture, network: PreparedNetwork, kept: Sequence[int]
-) -> tuple[Architecture, PreparedNetwork]:
-    """The same trained network with some of its exits (and what led to no other one left out)."""
+    bed: Testbed, architecture: Architecture, network: PreparedNetwork, cost: NetworkCost, kept: Sequence[int]
+) -> tuple[Architecture, PreparedNetwork, NetworkCost]:
+    """The same trained network with some of its exits (what led to no other one left out), and its price."""
     early = tuple(e for i, e in enumerate(architecture.exits) if i in kept)
     if early == architecture.exits:
-        return architecture, network
+        return architecture, network, cost
     chosen = describe(bed.full).canonical(replace(architecture, exits=early))
     plain = build(chosen, bed.full.input_shape, bed.full.classes, seed=0, full=bed.full)
-    return chosen, take_layers(prepare_layers(bed, chosen, plain, seed=0), network).eval()
+    return chosen, take_layers(prepare_layers(bed, chosen, plain, seed=0), network).eval(), price(bed, chosen)
 
 
 def take_layers(network: PreparedNetwork, source: PreparedNetwork) -> PreparedNetwork:

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from offramp.cli.app import app, console
+from offramp.cli.target import check_target
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.c.generate import write_c
-from offramp.deploy.checks import check_target
 from offramp.deploy.single_file import single_model
 from offramp.errors import UserError, choose
 

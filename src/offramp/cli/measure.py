@@ -16,8 +16,8 @@ from rich.table import Table
 
 from offramp.cli.app import app, console
 from offramp.cli.run import read_samples
+from offramp.cli.target import check_target
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
-from offramp.deploy.checks import check_target
 from offramp.deploy.measure import DEVICES, Measurement, measure, to_data, write_measured
 from offramp.deploy.profile import profile_layers, unique_layers, write_table
 from offramp.errors import UserError, choose

@@ -15,7 +15,7 @@ from offramp.cost.engine_hierarchy import BETWEEN, LAST, OPERANDS, OWN, Hierarch
 from offramp.cost.engine_in_memory import array_energy
 from offramp.cost.engine_layers import Floats, Rows, rows_of
 from offramp.cost.engine_loops import FACTORS
-from offramp.cost.engine_search import Priced, Search
+from offramp.cost.engine_search import Priced, Search, least_of
 from offramp.cost.engine_spatial import widened
 from offramp.cost.engine_tables import O, Tables
 from offramp.cost.layer_form import Form, form_of
@@ -115,9 +115,7 @@ class Batch:
     def _of_layers(self, priced: Priced) -> Floats:
         """(rows,) what each row's layer costs."""
         layer = np.unique(self.tables.rows.layer, return_inverse=True)[1]
-        least = np.full(self.tables.count, np.inf)
-        np.minimum.at(least, layer, priced.cycles)
-        return least[layer]
+        return least_of(priced.cycles, layer, self.tables.count)[layer]
 
 
 def hierarchy_costs(

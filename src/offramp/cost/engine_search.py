@@ -194,17 +194,21 @@ class Search:
             chains, fits = completed(seeds, open_cuts, self.whole)
             seeds = ordered(chains.take(np.flatnonzero(fits)))
         cycles = Latency(seeds, self.passes).cycles
-        least = np.full((self.layer[-1] + 1) * 2, np.inf)
         family = self.family[seeds.row]
-        np.minimum.at(least, family, cycles)
+        least = least_of(cycles, family, (self.layer[-1] + 1) * 2)
         found.append(seeds.take(np.flatnonzero(cycles == least[family])))
         return least.reshape(-1, 2).T
 
     def _least_of_layers(self, cycles: Floats, row: NDArray[np.intp]) -> Floats:
         """(rows,) the least cycles that any order of the row's layer takes."""
-        least = np.full(self.tables.count, np.inf)
-        np.minimum.at(least, self.layer[row], cycles)
-        return least[self.layer]
+        return least_of(cycles, self.layer[row], self.tables.count)[self.layer]
+
+
+def least_of(cycles: Floats, group: NDArray[np.intp], groups: int) -> Floats:
+    """(groups,) the least of each group's cycles; infinite where a group has none."""
+    least = np.full(groups, np.inf)
+    np.minimum.at(least, group, cycles)
+    return least
 
 
 def _price(least: Floats, floor: Floats, credit: float) -> Floats:

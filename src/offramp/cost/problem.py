@@ -62,8 +62,8 @@ class Problem:
 
     Attributes:
         stage_of, in_branch, last_of_stage: where each layer belongs.
-        inputs: producers of each layer by index (-1: the network's input); `readers` of its output, by number too, and
-            how many `uses` of it these make.
+        inputs: producers of each layer by index (-1: the network's input); `readers` of its output, one per use of it,
+            and how many `uses` that makes.
         able, cores_of: cores that can run each layer (the one that it is pinned to), and those of them worth a try.
         alike: cores with the same number have the same prices and an activation memory of the same size.
         memory_of: activation memory of each core (-1: none), of `memory_bytes` and `memory_read` picojoules per byte;
@@ -129,6 +129,7 @@ def build_problem(
     layers = workload.layers
     index = {layer.name: i for i, layer in enumerate(layers)}
     inputs = [tuple(-1 if s == INPUT else index[s] for s in layer.inputs) for layer in layers]
+    readers = _readers(inputs)
     cycles: Costs = costs.cycles.transpose(1, 2, 0).tolist()
     energy: Costs = costs.energy_pj.transpose(1, 2, 0).tolist()
     memory_of = [_memory_index(accelerator, name) for name in accelerator.core_names]
@@ -149,8 +150,8 @@ def build_problem(
             max((i for i, s in enumerate(stage_of) if s <= k), default=-1) for k in range(len(workload.stages))
         ],
         inputs=inputs,
-        readers=_readers(inputs),
-        uses=_uses(inputs),
+        readers=readers,
+        uses=[len(reading) for reading in readers],
         weight_bytes=[layer.weight_elements * layer.weight_bits / 8 for layer in layers],
         input_bytes=[_input_bytes(layer) for layer in layers],
         output_bytes=[_output_bytes(layer) for layer in layers],
@@ -198,16 +199,12 @@ def _output_bytes(layer: Layer) -> float:
 
 
 def _readers(inputs: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    return [[i for i, sources in enumerate(inputs) if source in sources] for source in range(len(inputs))]
-
-
-def _uses(inputs: Sequence[tuple[int, ...]]) -> list[int]:
-    counts = [0] * len(inputs)
-    for sources in inputs:
+    readers: list[list[int]] = [[] for _ in inputs]
+    for layer, sources in enumerate(inputs):
         for source in sources:
             if source >= 0:
-                counts[source] += 1
-    return counts
+                readers[source].append(layer)
+    return readers
 
 
 def _members(accelerator: Accelerator, teams: Teams | None) -> list[tuple[int, ...]]:

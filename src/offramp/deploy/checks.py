@@ -4,14 +4,13 @@ ONNX files can point at other files and call custom operators; neither is let th
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
 from offramp.deploy.onnx import OPSET, carried_shape, logits_name
 from offramp.deploy.plan import Plan, Tensor
-from offramp.errors import FormatError, UserError
+from offramp.errors import FormatError
 
 OPERATORS = frozenset(
     {
@@ -73,24 +72,3 @@ def _form(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
 def _found(info: onnx.ValueInfoProto) -> tuple[int, tuple[int, ...]]:
     kind = info.type.tensor_type
     return kind.elem_type, tuple(d.dim_value for d in kind.shape.dim[1:])
-
-
-def check_target(path: Path, marks: tuple[bytes, ...], *, kind: str, where: str) -> None:
-    """Let a file be written where nothing is, where an empty file is, or where an earlier one of the same kind is.
-
-    Args:
-        path: the file to write.
-        marks: bytes that every file of the kind has among its first 4,096.
-        kind: what it is called in the error.
-        where: the option or argument that named it.
-
-    Raises:
-        UserError: a folder is there, or a file of another kind.
-    """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder", wanted="a file to write", where=where)
-    if path.exists():
-        with path.open("rb") as file:
-            head = file.read(4096)
-        if head and not all(mark in head for mark in marks):
-            raise UserError(f"{path} exists and is no {kind}", wanted="a new file", where=where)
