@@ -3,14 +3,14 @@
     make bench-cifar DATA_DIR=...        (2 cores, at most an hour)
 
 Training and search see training and validation images; each reported network reads test once. Prints a Markdown table.
-A long run can be done in parts, also on several machines that hand the run folder on: `--part static`, `shared`,
-`search`, then `point --point N` for each number that `points` prints; parts that are done are not repeated, and
-without `--part` what is left is done and the table printed.
+A long run can be done in parts, also on several machines that hand the run folder on: `--part reference` beside
+`shared`, then `static` beside `search`, then `point --point N` for each number that `points` prints; parts that are
+done are not repeated, and without `--part` what is left is done and the table printed.
 """
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,8 @@ from offramp.learn.predict import accuracies, predict
 from offramp.learn.weights import load_weights
 from offramp.nn.network import build
 from offramp.nn.widen import widen
+from offramp.report.run_folder import JOURNAL
+from offramp.search.journal import Journal
 
 
 def arguments() -> argparse.Namespace:
@@ -53,18 +55,22 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-PARTS = ("static", "shared", "search", "points", "point")
+PARTS = ("reference", "shared", "static", "search", "points", "point")
 
 
 def run_part(designer: Designer, part: str, numbers: Sequence[int]) -> None:
     """One part of the study; what it makes lies in the run folder."""
-    if part == "static":
-        designer.train_static()
-    elif part == "shared":
-        _ = designer.shared
+    steps: dict[str, Callable[[], object]] = {
+        "reference": lambda: designer.reference,
+        "shared": lambda: designer.shared,
+        "static": designer.train_static,
+    }
+    if part in steps:
+        steps[part]()
     else:
-        with designer.journal() as journal:
-            trials = designer.search(journal) if part == "search" else journal.trials()
+        searching = part == "search"
+        with designer.journal() if searching else Journal.read(designer.folder / JOURNAL) as journal:
+            trials = designer.search(journal) if searching else journal.trials()
         chosen = designer.points(trials, numbers)
         print("points:", *(t.number for t in chosen))
         for trial in chosen if part == "point" else ():

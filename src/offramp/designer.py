@@ -246,7 +246,7 @@ class Designer:
 
     @cached_property
     def teacher(self) -> EarlyExitNetwork:
-        """The largest network in float, trained alone: shared weights start from it, finished points follow it.
+        """The largest network in float, trained alone: shared weights start from it, what is finished follows it.
 
         It is the reference itself, unless the space is wider than that.
         """
@@ -281,7 +281,8 @@ class Designer:
         sort_channels(network)
         late = epochs * (samples // self.budget.batch) * 2 // 3
         whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
-        objective = SandwichLoss(network, whole, seed=seed, teacher=self.teacher)
+        elastic = any(gene.part in NOT_EXITS for gene in self.space.genes)
+        objective = SandwichLoss(network, whole if elastic else None, seed=seed, teacher=self.teacher)
         return train(rate=SHARED_RATE, objective=objective)
 
     def _recipe(self, rate: float) -> TrainConfig:
@@ -334,7 +335,7 @@ class Designer:
         """The static network with its bits, trained on; epochs that its checkpoint holds are not repeated."""
         seed = trial_seed(self.config.seed, 1)
         network = prepare_candidate(self.bed, self.reference, self.neutral, seed=seed)
-        return self._train_on("static", network, seed=seed, teacher=self.reference)
+        return self._train_on("static", network, seed=seed)
 
     def points(self, trials: Sequence[Trial], wanted: Sequence[int] = ()) -> list[Trial]:
         """The trials to be finished: those wanted by number, else along the front and right behind it.
@@ -380,15 +381,13 @@ class Designer:
         """A tuned trial with exits from the shared weights, trained on; epochs of its checkpoint are not repeated."""
         network = prepare_candidate(self.bed, self.shared, self._offered(trial), seed=trial.seed)
         take_layers(network, self._load(f"trial-{trial.number}", trial))
-        return self._train_on(f"point-{trial.number}", network, seed=trial.seed, teacher=self.teacher)
+        return self._train_on(f"point-{trial.number}", network, seed=trial.seed)
 
-    def _train_on(
-        self, name: str, network: PreparedNetwork, *, seed: int, teacher: EarlyExitNetwork
-    ) -> PreparedNetwork:
-        """A checkpoint per epoch lies beside the weights until the journal knows the network."""
+    def _train_on(self, name: str, network: PreparedNetwork, *, seed: int) -> PreparedNetwork:
+        """After the same teacher, static or with exits; a checkpoint per epoch lies beside the weights."""
         epochs, batch, checkpoint = self.budget.finish_epochs, self.budget.batch, self._checkpoint(name)
         return tune(
-            self.bed, network, epochs=epochs, seed=seed + 1, teacher=teacher, batch=batch, checkpoint=checkpoint
+            self.bed, network, epochs=epochs, seed=seed + 1, teacher=self.teacher, batch=batch, checkpoint=checkpoint
         )
 
     @cached_property

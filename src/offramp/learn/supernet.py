@@ -63,6 +63,8 @@ def rounded(weight: Tensor, bits: int) -> Tensor:
 class SandwichLoss:
     """What a step of `learn.train.fit` minimises for a supernet (its `objective`).
 
+    Without a sandwich the largest network is all that there is: a space of exits alone.
+
     Candidates are drawn from (seed, step), so that a resumed run draws the same. Batch norms of the supernet keep the
     statistics of the largest network; a cut-out candidate needs its own (`nn.shared.recalibrate_batch_norm`).
     """
@@ -70,7 +72,7 @@ class SandwichLoss:
     def __init__(
         self,
         network: EarlyExitNetwork,
-        sandwich: Sandwich,
+        sandwich: Sandwich | None,
         *,
         seed: int,
         loss: ExitLoss | None = None,
@@ -83,12 +85,14 @@ class SandwichLoss:
             self.kinds.setdefault(choice.mounting_point, []).append(choice.branch)
 
     def __call__(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
-        """Mean loss of the largest network and of the step's other one; logits of the largest."""
+        """Mean loss of the largest network and of the step's other one, if any; logits of the largest."""
         rng = np.random.default_rng(seed_of(self.seed, step, 4))
         largest = Architecture(backbone=self.network.name, exits=self._exits(rng))
         logits = self._logits(largest, x, keep_statistics=True)
         taught = None if self.teacher is None else deepest(self.teacher, x)
         total = self.loss(logits, y, taught)
+        if self.sandwich is None:
+            return total, logits
         late = self.sandwich.rounded_from is not None and step >= self.sandwich.rounded_from
         random = step % 2 == 0
         candidate = self.sandwich.sample(rng) if random else self.sandwich.smallest

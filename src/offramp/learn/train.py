@@ -195,22 +195,27 @@ class _Run:
         self.network.train()
         if isinstance(self.network, PreparedNetwork):
             self.network.noise.seed(seed_of(self.seed, epoch, 1))
-        total, right, start = 0.0, 0, time.perf_counter()
+        figures, start = [], time.perf_counter()
         for number, (x, y) in enumerate(self._batches(epoch)):
             loss, logits = self._step(x, y, epoch * self.per_epoch + number)
-            if not math.isfinite(loss):
-                where = f"epoch {epoch + 1}, step {number + 1} of {self.per_epoch}"
-                raise TrainingError(f"{where}: the loss is {loss}; a lower learning rate may help")
-            total += loss
-            right += int((logits[-1].argmax(dim=1) == y).sum())
+            figures.append(torch.stack([loss, (logits[-1].argmax(dim=1) == y).sum().to(loss.dtype)]))
+        losses, right = torch.stack(figures).double().cpu().T  # asked once: a GPU need not wait after every step
+        self._check_finite(losses, epoch)
         images = self.per_epoch * self.batch
         return EpochRecord(
             epoch=epoch + 1,
-            loss=total / self.per_epoch,
-            accuracy=right / images,
+            loss=float(losses.mean()),
+            accuracy=float(right.sum()) / images,
             seconds=time.perf_counter() - start,
             images=images,
         )
+
+    def _check_finite(self, losses: Tensor, epoch: int) -> None:
+        wrong = (~losses.isfinite()).nonzero()
+        if len(wrong):
+            step = int(wrong[0])
+            where = f"epoch {epoch + 1}, step {step + 1} of {self.per_epoch}"
+            raise TrainingError(f"{where}: the loss is {float(losses[step])}; a lower learning rate may help")
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         order_source = torch.Generator().manual_seed(seed_of(self.seed, epoch, 2))
@@ -220,7 +225,7 @@ class _Run:
             x = augment(self.x[part], self.augmentation, change_source)
             yield x.contiguous(memory_format=torch.channels_last), self.y[part]
 
-    def _step(self, x: Tensor, y: Tensor, step: int) -> tuple[float, list[Tensor]]:
+    def _step(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
         rate = self.config.learning_rate * rate_at(step, self.steps, self.config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -231,7 +236,7 @@ class _Run:
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        return loss.item(), logits
+        return loss.detach(), logits
 
     @torch.no_grad()
     def settle_norms(self) -> None:
