@@ -277,7 +277,7 @@ def test_places_that_cannot_be_written(bundle: Path, tmp_path: Path) -> None:
     refused(offramp(*BASE, "--run", str(file / "run")), "cannot be written: Not a directory")
     refused(offramp("export", str(bundle), str(file), "--to", "c"), "is a file; wanted a folder")
     refused(offramp("export", str(bundle), str(file / "x.onnx"), "--to", "onnx"), "wanted a path that can be")
-    refused(offramp("report", str(tmp_path), "--out", str(tmp_path)), "is no file; wanted a file to write")
+    refused(offramp("report", str(tmp_path), "--out", str(tmp_path)), "is a folder; wanted a file to write")
     assert file.read_text() == "mine"
 
 

@@ -207,6 +207,9 @@ def test_what_is_not_ours_is_not_written_over(folder: Path, tmp_path: Path) -> N
         ("export", str(folder), str(thesis), "--to", "onnx"),
         ("measure", str(folder), "--data", "digits", "--out", str(thesis)),
         ("profile", str(thesis), "--backbone", "resnet8"),
+        ("report", str(folder), "--out", str(thesis)),
+        ("report", str(folder), "--svg", str(thesis)),
+        ("price", "resnet8", "--accelerator", "diana", "--gantt", str(thesis)),
     )
     for call in calls:
         done = offramp(*call)
@@ -218,4 +221,7 @@ def test_what_is_not_ours_is_not_written_over(folder: Path, tmp_path: Path) -> N
     assert done.returncode == 2 and "is no code of ours" in done.stderr
     for _ in range(2):
         assert offramp("export", str(folder), str(empty), "--to", "onnx").returncode == 0
+        gantt = ("--gantt", str(tmp_path / "gantt.html"))
+        assert offramp("price", "resnet8", "--accelerator", "diana", *gantt).returncode == 0
+    assert thesis.read_text() == "years of work"
     assert thesis.read_text() == "years of work"

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offramp.ir.architecture import ExitChoice
+from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.search.derive import derive_space
 from offramp.search.features import Features
 from offramp.search.front import hypervolume
 from offramp.search.predictor import Neighbours, Observation, Predictor, settled_rates
 from offramp.search.regress import best_regressor, order_quality
 from offramp.search.surrogate import expected_gain
-from offramp.search.task import Task
+from offramp.search.task import Price, Task
 from search_cases import backbone, evaluate, mixed_chip, price
 
 SPACE = derive_space(backbone(), mixed_chip())
@@ -92,6 +92,27 @@ def test_errors_say_how_far_predictions_are_off() -> None:
     energy = np.asarray([o.trial.metrics.energy_uj for o in seen[100:] if o.trial.metrics])
     off = np.asarray([np.sqrt(np.mean((-values[:, 0] - accuracy) ** 2)), np.std(np.log(values[:, 1] / energy))])
     assert (off < 3 * predictor.errors).all() and (off > predictor.errors / 3).all()
+
+
+def test_what_is_priced_is_a_network_of_the_space() -> None:
+    """Exits that hardly anyone takes are left out before pricing, with the bits and cores of their branches."""
+    space = replace(SPACE, cores=(*SPACE.cores, *((f"exit{i}", ("imc",)) for i, _ in SPACE.exits)))
+    rng = np.random.default_rng(5)
+    asked = [space.sample(rng) for _ in range(60)]
+    assert any(layer.startswith("exit") for a in asked for layer, _ in a.cores)
+    priced = []
+
+    def checked(candidate: Architecture) -> Price:
+        assert space.info.canonical(candidate) == candidate
+        priced.append(candidate)
+        return price(candidate)
+
+    task = Task(space=space, objectives=NAMES, price=checked)
+    predictor = Predictor(task, Features(space), checked)
+    nobody = [(0.0,) * len(a.exits) + (1.0,) for a in asked]
+    trials = [replace(evaluate(a, i, 0), exit_rates=r) for i, (a, r) in enumerate(zip(asked, nobody, strict=True))]
+    predictor.fit([Observation(a, t) for a, t in zip(asked, trials, strict=True)], seed=0)
+    assert priced and not any(a.exits for a in priced)
 
 
 def test_a_change_behind_the_exit_that_decides_is_nothing_new() -> None:

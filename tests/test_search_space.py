@@ -58,6 +58,21 @@ def test_an_analog_layer_has_the_precision_of_its_core() -> None:
     assert seen > 20
 
 
+def test_the_classifier_of_an_analog_branch_stays_digital() -> None:
+    """A branch on the analog core: its dense convolution goes there; one that has none stays as it is."""
+    space = replace(SPACES[0], cores=(*SPACES[0].cores, ("exit1", ("imc",))))
+    genes = {(g.part, g.name): i for i, g in enumerate(space.genes)}
+    vector = space.encode(space.neutral)
+    treatments = space.genes[genes["bits", "exit1"]].choices
+    vector[genes["bits", "exit1"]] = [t.core for t in treatments].index("imc")
+    for kind, there in (("dsconv_gap_fc", {"exit1.pw": "imc"}), ("gap_fc", {})):
+        vector[genes["exits", "exit1"]] = space.genes[genes["exits", "exit1"]].choices.index(kind)
+        candidate = space.decode(vector)
+        assert dict(candidate.cores) == there
+        assert [p for name, p in candidate.precision if name.startswith("exit")] == [Precision(2, 7)] * len(there)
+        assert space.repair(candidate) == candidate
+
+
 def test_bits_follow_the_chip() -> None:
     assert {b for _, b in SPACES[0].bits} == {BitChoice((8,), (7, 8))}
     assert {b for _, b in SPACES[1].bits} == {BitChoice((2, 4, 8), (4, 7, 8))}

@@ -12,7 +12,9 @@ import typer
 from rich.table import Table
 
 from offramp.cli.app import app, console
+from offramp.cli.target import check_target
 from offramp.errors import UserError, choose
+from offramp.report.text import MARK
 
 if TYPE_CHECKING:
     from offramp.cost.model import CostModel
@@ -60,6 +62,8 @@ def price_command(
         raise UserError(
             f"{exits} with --exit-rates", wanted="exits in ascending order, as their rates", where="--exits"
         )
+    if gantt is not None:
+        check_target(gantt, (MARK.encode(),), kind="schedule of ours", where="--gantt")
     workload, rates = _load(model, points, branch, shape, classes, bits)
     cost = map_network(
         workload,

@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from offramp.cli.app import app
-from offramp.errors import UserError
+from offramp.cli.target import check_target
 from offramp.report.page import write_report
 from offramp.report.plots import front_svg
 from offramp.report.run_folder import read_run
+from offramp.report.text import MARK
 
 
 @app.command("report", short_help="Write the page of a run.")
@@ -19,8 +20,9 @@ def report_command(
     svg: Annotated[Path | None, typer.Option("--svg", help="also write the front as an SVG picture")] = None,
 ) -> None:
     """Write the report of a run as one HTML page that opens offline."""
-    if out is not None and out.exists() and not out.is_file():
-        raise UserError(f"{out} is no file", wanted="a file to write", where="--out", write="report.html")
+    for path, kind, where in ((out, "report of ours", "--out"), (svg, "picture of ours", "--svg")):
+        if path is not None:
+            check_target(path, (MARK.encode(),), kind=kind, where=where)
     study = read_run(run)
     page = out or run / "report.html"
     write_report(page, study)

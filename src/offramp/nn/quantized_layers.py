@@ -208,4 +208,4 @@ def _copy_norm(norm: nn.BatchNorm2d | None) -> nn.BatchNorm2d | None:
         return None
     copy = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine)
     copy.load_state_dict(norm.state_dict())
-    return copy
+    return copy.to(next(iter(norm.state_dict().values())).device)

@@ -55,13 +55,14 @@ class _RoundToGrid(torch.autograd.Function):
 
 
 def _pieces(step: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors side by side in pieces that fit into a cache, as flat views; whole where that cannot be."""
+    """The tensors side by side as flat views, on a processor in pieces that fit into a cache; else as they are."""
     first = tensors[0]
     dense = first.is_contiguous() or first.is_contiguous(memory_format=torch.channels_last)
-    if step.dim() or not dense or first.is_cuda or any(t.stride() != first.stride() for t in tensors):
+    if step.dim() or not dense or any(t.stride() != first.stride() for t in tensors):
         return iter([tensors])
     flat = [t.as_strided((t.numel(),), (1,), t.storage_offset()) for t in tensors]
-    return zip(*[torch.split(t, _PIECE * torch.get_num_threads()) for t in flat], strict=True)
+    size = max(first.numel(), 1) if first.is_cuda else _PIECE * torch.get_num_threads()
+    return zip(*[torch.split(t, size) for t in flat], strict=True)
 
 
 def _inner(a: Tensor, b: Tensor, step: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from offramp.report.text import MARK
+
 COLORS = {
     "backbone": "#4269d0",
     "branch": "#efb118",
@@ -21,7 +23,7 @@ HEAD, FOOT, LANE = 150, 70, 42
 """Pixels above and below the lanes (title, legend and marks; the axis), and of a lane."""
 PAGE = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><title>{title}</title></head>
+<head><meta charset="utf-8"><meta name="generator" content="{mark}"><title>{title}</title></head>
 <body>{drawing}</body>
 </html>
 """
@@ -75,7 +77,7 @@ def gantt_html(title: str, bars: Sequence[Bar], marks: Sequence[Mark] = ()) -> s
         margin={"t": HEAD, "b": FOOT},
     )
     drawing = figure.to_html(include_plotlyjs=True, full_html=False, default_height=f"{height}px", div_id="schedule")
-    return PAGE.format(title=escape(title), drawing=drawing)
+    return PAGE.format(mark=MARK, title=escape(title), drawing=drawing)
 
 
 def _trace(kind: str, bars: Sequence[Bar]) -> go.Bar:

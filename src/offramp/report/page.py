@@ -18,7 +18,7 @@ from offramp.ir.trial import Metrics, Trial
 from offramp.report.plots import front_figure, progress_figure
 from offramp.report.point import core_colours, point_html, rate_cell, table_html, versus
 from offramp.report.study import POINTS_LOST, StudyReport
-from offramp.report.text import bits_short, change, cores_short, exits_short, percent, quantity
+from offramp.report.text import MARK, bits_short, change, cores_short, exits_short, percent, quantity
 from offramp.report.threshold import explorer_data, explorer_html
 
 
@@ -43,7 +43,7 @@ def page_html(report: StudyReport) -> str:
     body = [_header(report), _cards(report), _charts(report), _front_table(report), _points(report)]
     body += [explorer_html(report), _progress(report), _unsuccessful(report), _provenance(report)]
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="{MARK}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(report.title)}</title><style>{style}</style></head>\n<body><main>{''.join(body)}</main>\n"
         f'<script type="application/json" id="report-data">{_json(_data(report))}</script>\n'

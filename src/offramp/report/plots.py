@@ -14,7 +14,7 @@ import numpy as np
 from offramp.ir.pareto import front_indices
 from offramp.ir.trial import Metrics, Status, Trial
 from offramp.report.study import StudyReport
-from offramp.report.text import bits_short, cores_short, exits_short, percent, significant
+from offramp.report.text import MARK, bits_short, cores_short, exits_short, percent, significant
 
 FRONT, KNEE, STATIC, FAINT, BROKEN = "#0072b2", "#d55e00", "#009e73", "#8a94a3", "#cc79a7"
 COST_TITLES = {"energy_uj": "energy per inference (µJ)", "latency_ms": "latency per inference (ms)"}
@@ -135,7 +135,7 @@ def front_svg(report: StudyReport, cost: str = "energy_uj", *, width: int = 720,
     static = report.static.metrics if report.static else None
     fixed = [(float(getattr(static, cost)), 100 * static.accuracy_val)] if static else []
     if not points:
-        return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"></svg>'
+        return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"><desc>{MARK}</desc></svg>'
     chosen = [(float(getattr(m, cost)), 100 * m.accuracy_val) for _, m in report.front]
     every = np.array(points + chosen + fixed)
     span = max(float(np.ptp(every[:, 1])), 0.5)
@@ -148,7 +148,7 @@ def front_svg(report: StudyReport, cost: str = "energy_uj", *, width: int = 720,
 
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" '
-        f'font-size="13"><rect width="{width}" height="{height}" fill="#ffffff"/>'
+        f'font-size="13"><desc>{MARK}</desc><rect width="{width}" height="{height}" fill="#ffffff"/>'
     ]
     for x in _ticks(0.0, right):
         px, _ = at(x, bottom)

@@ -2,6 +2,9 @@
 
 from offramp.ir.trial import Trial
 
+MARK = "made by Offramp"
+"""Stands near the beginning of every file that this room writes."""
+
 
 def significant(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, thousands set apart, without an exponent where that can be read."""

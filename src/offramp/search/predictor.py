@@ -177,7 +177,7 @@ class Predictor:
             return {}
         kept = np.append(rates[:-1] >= RARE, True)
         slim = replace(candidate, exits=tuple(e for e, k in zip(candidate.exits, kept[:-1], strict=True) if k))
-        price = self._price(slim)
+        price = self._price(self._task.space.info.canonical(slim))
         if price.refusal:
             return {"trouble": 1.0}
         shares = np.diff(np.cumsum(rates)[kept], prepend=0.0)

@@ -230,7 +230,8 @@ class Space:
         if name in {f"exit{point}" for point, _ in self.exits}:
             if name not in kinds:
                 return Treatment(self.default_precision)
-            layer = _treatable(self.info.branch(int(name[4:]), kinds[name]), "any")[0]
+            branch = self.info.branch(int(name[4:]), kinds[name])
+            layer = (_treatable(branch, "any") or _treatable(branch, None))[0]
         return Treatment(candidate.precision_of(layer), candidate.core_of(layer))
 
     def repair(self, candidate: Architecture) -> Architecture:
@@ -293,8 +294,11 @@ def _drawn(gene: Gene, rng: np.random.Generator) -> int:
 
 
 def _treatable(branch: BranchInfo, core: str | None) -> list[str]:
-    """Layers of a branch that take a treatment: those with weights; on an analog core not the depthwise ones."""
-    return [x.name for x in branch.layers if x.weights and not (core and x.op is Op.DEPTHWISE)]
+    """Layers of a branch that take a treatment: those with weights; on an analog core only dense convolutions.
+
+    A depthwise layer does not fit there, and the branch's classifiers keep full precision, as the backbone's does.
+    """
+    return [x.name for x in branch.layers if x.weights and (core is None or x.op is Op.CONV)]
 
 
 _OFF: dict[str, dict[str, Any]] = {
