@@ -16,11 +16,11 @@ from pathlib import Path
 
 import offramp
 from bench_seedcase import CHIP, PUBLISHED, STATIC, published_et, read_stages, scaled, workload_of
-from offramp.api import Point
 from offramp.config import Budget
 from offramp.cost.engine import FastCostModel
 from offramp.cost.mapper import EXECUTIONS, map_network
 from offramp.formats.accelerator_yaml import load_accelerator
+from offramp.ir.trial import Trial
 
 
 def arguments() -> argparse.Namespace:
@@ -60,9 +60,10 @@ def priced_lines() -> Iterator[str]:
         yield f"| {given.exits} | {' | '.join(cells)} |"
 
 
-def et_of(point: Point, clock_mhz: float) -> float:
-    """Mean energy times mean latency in J*cycles, from microjoules and milliseconds."""
-    return point.metrics.energy_uj * 1e-6 * point.metrics.latency_ms * 1e3 * clock_mhz
+def et_of(trial: Trial) -> float:
+    """The published measure: the mean over exits of (energy to the exit in joules) x (cycles to it), in J*cycles."""
+    ets = (stage["cumulative_pj"] * 1e-12 * stage["cumulative_cycles"] for stage in trial.details["stages"])
+    return float(sum(rate * et for rate, et in zip(trial.exit_rates, ets, strict=True)))
 
 
 def searched_lines(given: argparse.Namespace) -> Iterator[str]:
@@ -76,13 +77,12 @@ def searched_lines(given: argparse.Namespace) -> Iterator[str]:
         objectives=("accuracy", "edp"), trials=given.trials, seed=given.seed, execution=given.execution,
         budget=budget, subset=given.subset,
     )  # fmt: skip
-    clock = load_accelerator(CHIP).clock_mhz
     yield f"| network ({given.execution}) | val | test | E*T J*cycles | of static | MMACs | exit rates |"
     yield "|---" * 7 + "|"
     for name, p in [("static 8 bit", result.static), *((f"trial {p.trial.number}", p) for p in result.front)]:
-        m, et = p.metrics, et_of(p, clock)
+        m, et = p.metrics, et_of(p.trial)
         rates = " ".join(f"{r:.2f}" for r in p.trial.exit_rates)
-        share = et / et_of(result.static, clock)
+        share = et / et_of(result.static.trial)
         yield (
             f"| {name} | {m.accuracy_val:.4f} | {m.accuracy_test:.4f} | {et:.1f} | {share:.2f} | "
             f"{m.macs / 1e6:.1f} | {rates} |"
