@@ -90,6 +90,23 @@ def test_all_follow_the_teacher_where_there_is_one() -> None:
     assert all(p.grad is None for p in sure.parameters())
 
 
+def test_without_a_sandwich_a_step_is_the_largest_network() -> None:
+    """The loss of its drawn branches and its end; every branch has its turn."""
+    network, (x, y) = largest(), batch()
+    network.train()
+    alone = SandwichLoss(network, None, seed=0)
+    total, logits = alone(x, y, 0)
+    assert len(logits) == 3
+    torch.testing.assert_close(total, ExitLoss()(logits, y))
+    total.backward()
+    reached = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
+    drawn = {network.branch_name(e) for e in EXITS} & reached
+    assert len(drawn) == 2 and {"block0", "block1", "block2", "block3", "head"} <= reached
+    for step in range(1, 8):
+        alone(x, y, step)[0].backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
 def test_a_candidates_logits_are_those_of_the_network_cut_out() -> None:
     network, (x, _) = largest(), batch()
     candidate = replace(sample(np.random.default_rng(1)), exits=(ExitChoice(2, "gap_fc"),))
