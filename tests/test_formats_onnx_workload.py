@@ -163,6 +163,10 @@ def strip(layer: Layer, workload: Workload) -> tuple[Layer, tuple[int, ...]]:
 
 BAD: dict[str, tuple[bytes, str]] = {
     "operator": (model([node("LSTM", "x w", "y")]), r"node n_y \(LSTM\): operator LSTM is not supported; wanted one"),
+    "concat": (
+        model([CONV, node("Concat", "y y", "z", axis=1)]),
+        r"node n_z \(Concat\): operator Concat on feature maps is not supported; wanted it on shapes only",
+    ),
     "cycle": (
         model([node("Add", "x b", "a"), node("Relu", "a", "b")]),
         r"node n_a \(Add\): the graph has a cycle",

@@ -151,6 +151,8 @@ def _shape(reading: Reading, node: GraphNode) -> None:
 
 def _fold(reading: Reading, node: GraphNode) -> None:
     """Gather, Concat, Unsqueeze and Squeeze of short integer lists."""
+    if any(name in reading.values for name in node.inputs):
+        raise node.fault(f"operator {node.op} on feature maps is not supported", "it on shapes only")
     parts = [reading.constant(node, i) for i in range(len(node.inputs))]
     arrays: list[NDArray[np.int64]] = []
     for part in parts:
