@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "offramp"
 FILES = sorted(p for p in SOURCE.rglob("*.py"))
 LEVEL = {
-    "errors": 0, "ir": 1, "accelerators": 1, "formats": 2, "data": 2, "exits": 2,
+    "errors": 0, "target": 1, "ir": 1, "accelerators": 1, "formats": 2, "data": 2, "exits": 2,
     "cost": 3, "nn": 3, "learn": 3, "search": 3, "zoo": 3, "evaluate": 4, "deploy": 5, "report": 5, "fleet": 5,
     "config": 6, "contracts": 6, "designer": 6, "api": 7, "cli": 8, "__init__": 9, "__main__": 9,
 }  # fmt: skip

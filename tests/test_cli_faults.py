@@ -275,6 +275,12 @@ def test_places_that_cannot_be_written(bundle: Path, tmp_path: Path) -> None:
     file.write_text("mine")
     refused(offramp(*BASE, "--run", str(file)), "cannot be written: File exists; wanted a writable run folder")
     refused(offramp(*BASE, "--run", str(file / "run")), "cannot be written: Not a directory")
+    for name, message in (("report.html", "is no file of a run"), ("bundle", "is no bundle"), ("result.json", "is no")):
+        theirs = tmp_path / f"with-{name}"
+        theirs.mkdir()
+        (theirs / name).write_text("mine")
+        refused(offramp(*BASE, "--run", str(theirs)), f"{name} exists and {message}")
+        assert [p.name for p in theirs.iterdir()] == [name] and (theirs / name).read_text() == "mine"
     refused(offramp("export", str(bundle), str(file), "--to", "c"), "is a file; wanted a folder")
     refused(offramp("export", str(bundle), str(file / "x.onnx"), "--to", "onnx"), "wanted a path that can be")
     refused(offramp("report", str(tmp_path), "--out", str(tmp_path)), "is a folder; wanted a file to write")

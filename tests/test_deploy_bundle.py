@@ -75,10 +75,13 @@ def test_what_goes_in_comes_out(network: Any, tmp_path: Path) -> None:
 
 def test_writing_again_replaces_and_keeps_measurements(folder: Path) -> None:
     (folder / "measured.yaml").write_text("device: host\n")
+    (folder / "c").mkdir()
+    (folder / "c" / "offramp.c").touch()
     write_bundle(folder, resnet8(shape=(3, 8, 8), widths=(4, 4, 4), exits=False), thresholds=())
     assert sorted(p.name for p in folder.iterdir()) == [
-        "manifest.json", "measured.yaml", "network.safetensors", "stage_0.onnx"
+        "c", "manifest.json", "measured.yaml", "network.safetensors", "stage_0.onnx"
     ]  # fmt: skip
+    assert (folder / "c" / "offramp.c").is_file()
     assert not list(folder.parent.glob(".bundle.*"))
     assert open_bundle(folder).thresholds == ()
 
@@ -87,6 +90,9 @@ def test_nothing_is_written_over_a_folder_that_is_no_bundle(tmp_path: Path) -> N
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(UserError, match="is no bundle"):
+        write_bundle(tmp_path / "mine", dscnn(), thresholds=(0.5, 0.5))
+    (tmp_path / "mine" / "manifest.json").write_text('{"name": "an extension for browsers"}')
+    with pytest.raises(UserError, match=r"manifest\.json exists and is no manifest of a bundle; wanted a new file"):
         write_bundle(tmp_path / "mine", dscnn(), thresholds=(0.5, 0.5))
     assert (tmp_path / "mine" / "thesis.txt").exists()
 

@@ -1,6 +1,7 @@
 """Measurements: every device gives its parts; a profile is a table that prices a network; Cortex-M4 under QEMU."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -198,6 +199,33 @@ def test_export_command(folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2 and message in done.stderr
 
 
+def test_what_resembles_ours_is_not_written_over(folder: Path, tmp_path: Path) -> None:
+    """A note about Offramp, a stage of a bundle, a chip's description, code beside the exported code, a pipe."""
+    note, chip, pipe = tmp_path / "note.md", tmp_path / "chip.yaml", tmp_path / "pipe"
+    note.write_text("how we use offramp")
+    chip.write_text("name: mine\nclock_mhz: 100\ncores: []\n")
+    os.mkfifo(pipe)
+    exports = (
+        (note, "note.md exists and is no ONNX file of ours; wanted a new file"),
+        (folder / "stage_0.onnx", "stage_0.onnx exists and is no ONNX file of ours; wanted a new file"),
+        (pipe, "pipe is no regular file; wanted a file to write"),
+    )
+    for target, message in exports:
+        done = offramp("export", str(folder), str(target), "--to", "onnx")
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+    done = offramp("profile", str(chip), "--backbone", "resnet8")
+    assert done.returncode == 2 and "chip.yaml exists and is no measured table" in done.stderr
+    for name in ("offramp.c", "offramp.h", "offramp_kernels.h", "offramp_exits.h"):
+        place = tmp_path / name.replace(".", "_")
+        place.mkdir()
+        (place / name).write_text('#include "offramp.h"\nint main(void) { return 0; }')
+        done = offramp("export", str(folder), str(place), "--to", "c")
+        assert done.returncode == 2 and f"{name} exists and is no code of ours; wanted a new file" in done.stderr
+        assert len(list(place.iterdir())) == 1
+        (place / name).unlink()
+        assert [offramp("export", str(folder), str(place), "--to", "c").returncode for _ in range(2)] == [0, 0]
+
+
 def test_what_is_not_ours_is_not_written_over(folder: Path, tmp_path: Path) -> None:
     """Before anything is measured: a file of the user's, a folder; an empty file may be filled."""
     thesis, empty = tmp_path / "thesis.txt", tmp_path / "empty.onnx"
@@ -216,9 +244,6 @@ def test_what_is_not_ours_is_not_written_over(folder: Path, tmp_path: Path) -> N
         assert done.returncode == 2 and "thesis.txt exists and is no" in done.stderr, done.stderr
     done = offramp("profile", str(tmp_path), "--backbone", "resnet8")
     assert done.returncode == 2 and "is a folder" in done.stderr
-    (tmp_path / "offramp.c").write_text("int main(void) { return 0; }")
-    done = offramp("export", str(folder), str(tmp_path), "--to", "c")
-    assert done.returncode == 2 and "is no code of ours" in done.stderr
     for _ in range(2):
         assert offramp("export", str(folder), str(empty), "--to", "onnx").returncode == 0
         gantt = ("--gantt", str(tmp_path / "gantt.html"))

@@ -16,6 +16,7 @@ from torch import nn
 
 from offramp.config import Budget, StudyConfig
 from offramp.data import Dataset, load_dataset
+from offramp.deploy.bundle import check_place
 from offramp.deploy.runtime import Runner
 from offramp.designer import Designer, Progress, versions
 from offramp.errors import InfeasibleError, UserError
@@ -29,12 +30,14 @@ from offramp.nn.describe import describe
 from offramp.nn.importer import from_tflite, import_module
 from offramp.nn.widen import widen as widened
 from offramp.report.page import write_report
-from offramp.report.run_folder import read_run
+from offramp.report.run_folder import JOURNAL, read_run
+from offramp.report.text import MARK
 from offramp.search.constraints import explain_empty
 from offramp.search.derive import derive_space
 from offramp.search.front import front, knee
 from offramp.search.space import Space
 from offramp.search.space_yaml import read_space
+from offramp.target import check_target
 
 __all__ = ["Design", "Point", "design", "open_bundle"]
 
@@ -251,6 +254,7 @@ def carry_out(designer: Designer, finish: Sequence[int] = ()) -> Design:
         raise UserError(
             f"trial {late[0]}", wanted=f"numbers below {designer.config.trials}, the trials", where="--finish"
         )
+    check_run(designer.folder)
     with designer.journal() as journal:
         trials = designer.search(journal)
         static = designer.static(journal)
@@ -269,6 +273,19 @@ def carry_out(designer: Designer, finish: Sequence[int] = ()) -> Design:
     (folder / "result.json").write_text(json.dumps(result.to_json(), indent=1), encoding="utf-8")
     write_report(folder / "report.html", read_run(folder))
     return result
+
+
+def check_run(folder: Path) -> None:
+    """Nothing lies where a search will write in the end; in a folder that holds a journal files are its own.
+
+    Raises:
+        UserError: a page, a result or a folder of the user's is there.
+    """
+    check_place(folder / "bundle")
+    if (folder / JOURNAL).exists():
+        return
+    for name, mark in (("report.html", MARK), ("result.json", '"front": [')):
+        check_target(folder / name, (mark.encode(),), kind="file of a run", where="--run")
 
 
 def open_bundle(path: str | Path, *, threads: int = 1) -> Runner:

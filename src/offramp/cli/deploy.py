@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from offramp.cli.app import app, console
-from offramp.cli.target import check_target
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
-from offramp.deploy.c.generate import write_c
-from offramp.deploy.single_file import single_model
+from offramp.deploy.c.generate import FILES, write_c
+from offramp.deploy.single_file import MARK, single_model
 from offramp.errors import UserError, choose
+from offramp.target import check_target
 
 TARGETS = ("c", "onnx")
 
@@ -35,8 +35,8 @@ def export_command(
 def _export_c(bundle: Bundle, out: Path, point: str) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", wanted="a folder", where="OUT")
-    for name in ("offramp.h", "offramp.c"):
-        check_target(out / name, (b"offramp",), kind="code of ours", where="OUT")
+    for name, mark in FILES.items():
+        check_target(out / name, (mark.encode(),), kind="code of ours", where="OUT")
     sizes = write_c(out, bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
     console().print(
         f"{out}/offramp.c: activations {sizes.arena_bytes} bytes, of them gathered inputs {sizes.scratch_bytes}, "
@@ -45,7 +45,7 @@ def _export_c(bundle: Bundle, out: Path, point: str) -> None:
 
 
 def _export_onnx(bundle: Bundle, out: Path, point: str) -> None:
-    check_target(out, (b"offramp",), kind="ONNX file of ours", where="OUT")
+    check_target(out, (MARK.encode(),), kind="ONNX file of ours", where="OUT")
     model = single_model(bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
     out.parent.mkdir(parents=True, exist_ok=True)
     content = model.SerializeToString()

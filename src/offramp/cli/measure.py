@@ -16,13 +16,13 @@ from rich.table import Table
 
 from offramp.cli.app import app, console
 from offramp.cli.run import read_samples
-from offramp.cli.target import check_target
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.measure import DEVICES, Measurement, measure, to_data, write_measured
-from offramp.deploy.profile import profile_layers, unique_layers, write_table
+from offramp.deploy.profile import TABLE_MARKS, profile_layers, unique_layers, write_table
 from offramp.errors import UserError, choose
 from offramp.ir.accelerator import Accelerator, Core, CoreKind, PricingModel
 from offramp.ir.workload import Layer, Workload
+from offramp.target import check_target
 
 if TYPE_CHECKING:
     from offramp.nn.backbones import Backbone
@@ -106,7 +106,7 @@ def profile_command(
 ) -> None:
     """Time the layers of a search space on a device: a table that `--accelerator table:FILE` prices with."""
     _check_device(device)
-    check_target(out, (b"clock_mhz:",), kind="table", where="OUT")
+    check_target(out, TABLE_MARKS, kind="measured table", where="OUT")
     from offramp.nn.backbones import backbone
 
     sizes = _integers("--input-shape", shape)

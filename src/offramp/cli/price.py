@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from offramp.cli.app import app, console
-from offramp.cli.target import check_target
 from offramp.errors import UserError, choose
 from offramp.report.text import MARK
+from offramp.target import check_target
 
 if TYPE_CHECKING:
     from offramp.cost.model import CostModel

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from offramp.cli.app import app
-from offramp.cli.target import check_target
 from offramp.report.page import write_report
 from offramp.report.plots import front_svg
 from offramp.report.run_folder import read_run
 from offramp.report.text import MARK
+from offramp.target import check_target
 
 
 @app.command("report", short_help="Write the page of a run.")

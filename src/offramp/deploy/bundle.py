@@ -27,6 +27,7 @@ from safetensors.numpy import save as save_tensors
 
 from offramp.deploy.checks import check_stage
 from offramp.deploy.manifest import (
+    FORMAT,
     MANIFEST,
     Manifest,
     OperatingPoint,
@@ -43,6 +44,7 @@ from offramp.exits.policy import check_policy
 from offramp.ir.architecture import Architecture
 from offramp.ir.mapping import Mapping as CoreMapping
 from offramp.ir.quantized import QuantizedNetwork
+from offramp.target import check_target
 
 WEIGHTS = "network.safetensors"
 NEVER_LEAVE = 1e9
@@ -173,10 +175,20 @@ def _mapping_json(mapping: CoreMapping | None) -> dict[str, Any] | None:
     return {"assignments": assignments, "exit_modes": [str(m) for m in mapping.exit_modes]}
 
 
-def _replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write beside the target, then rename; a reader sees the old bundle or the new one."""
+def check_place(target: Path) -> None:
+    """Let a bundle be written where nothing is, in an empty folder, or over an earlier bundle.
+
+    Raises:
+        UserError: a file or a folder of the user's is there.
+    """
     if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} exists and is no bundle", wanted="a new folder or an older bundle")
+    check_target(target / MANIFEST, (f'"{FORMAT}"'.encode(),), kind="manifest of a bundle", where=str(target))
+
+
+def _replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write beside the target, then rename; a reader sees the old bundle or the new one."""
+    check_place(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
         fresh, old = Path(temporary) / "new", Path(temporary) / "old"
@@ -188,8 +200,12 @@ def _replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
         if target.exists():
             for extra in target.iterdir():  # measurements and the like stay with the bundle's place
-                if extra.name not in files and not extra.name.startswith("stage_") and extra.is_file():
-                    shutil.copy2(extra, fresh / extra.name)
+                if extra.name in files or extra.name.startswith("stage_"):
+                    continue
+                if extra.is_dir() and not extra.is_symlink():
+                    shutil.copytree(extra, fresh / extra.name, symlinks=True)
+                elif extra.is_file() or extra.is_symlink():
+                    shutil.copy2(extra, fresh / extra.name, follow_symlinks=False)
             target.rename(old)
         fresh.rename(target)
 

@@ -212,6 +212,10 @@ def _time_c_layer(plan: Plan, device: str, rounds: int) -> float:
         return float(np.percentile(times[1:, :, 0], QUANTILE)) / 1e3
 
 
+TABLE_MARKS = (b"clock_mhz:", b"\ndevice:", b"\nmeasured:")
+"""What every table has near its beginning, and no accelerator description has."""
+
+
 def write_table(path: str | Path, rows: Sequence[tuple[Layer, float]], device: str, name: str = "") -> None:
     """A table file: `--accelerator table:FILE` reads it."""
     data = {

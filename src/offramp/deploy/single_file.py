@@ -16,6 +16,8 @@ from offramp.deploy.onnx import GraphWriter, logits_name, make_model, write_inpu
 from offramp.deploy.plan import Plan
 from offramp.exits.policy import check_policy
 
+MARK = "offramp: the whole network, exits inside"
+"""Documentation string of every such file; a stage of a bundle has none."""
 LOGITS, LABEL, EXIT = "logits", "label", "exit"
 
 
@@ -31,7 +33,9 @@ def single_model(plan: Plan, policy: str, thresholds: tuple[float, ...]) -> onnx
     source = write_input(writer, plan)
     _write_stage(writer, plan, 0, check_policy(policy), thresholds, "")
     entry = helper.make_tensor_value_info(source, TensorProto.FLOAT, [1, *plan.input.shape])
-    return make_model(plan.network.name, writer, [entry], _outputs(plan, ""))
+    model = make_model(plan.network.name, writer, [entry], _outputs(plan, ""))
+    model.doc_string = MARK
+    return model
 
 
 def _outputs(plan: Plan, suffix: str) -> list[onnx.ValueInfoProto]:

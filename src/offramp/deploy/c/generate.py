@@ -22,6 +22,13 @@ from offramp.errors import UserError
 from offramp.exits.policy import check_policy
 from offramp.ir.quantized import NodeOp
 
+FILES = {
+    "offramp.h": "written by Offramp",
+    "offramp.c": "#define OFFRAMP_BITS ",
+    "offramp_kernels.h": "#define OFFRAMP_KERNELS_H",
+    "offramp_exits.h": "#define OFFRAMP_EXITS_H",
+}
+"""The files of the C code, and what each has near its beginning."""
 MOST_ELEMENTS = 65535
 """Sizes are 16 bits in the C."""
 

@@ -1,4 +1,4 @@
-"""What a command may write over: nothing of the user's, only what an earlier call made."""
+"""What may be written over: nothing of the user's, only what an earlier call made."""
 
 from pathlib import Path
 
@@ -15,10 +15,12 @@ def check_target(path: Path, marks: tuple[bytes, ...], *, kind: str, where: str)
         where: the option or argument that named it.
 
     Raises:
-        UserError: a folder is there, or a file of another kind.
+        UserError: a folder is there, a device or pipe (reading it could wait for ever), or a file of another kind.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder", wanted="a file to write", where=where)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file", wanted="a file to write", where=where)
     if path.exists():
         with path.open("rb") as file:
             head = file.read(4096)
