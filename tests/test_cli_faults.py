@@ -1,6 +1,7 @@
 """What users get wrong at the shell: one line with what was given and wanted, exit code 2, nothing begun or lost."""
 
 import json
+import os
 import re
 import resource
 import signal
@@ -26,6 +27,7 @@ from offramp.search.journal import Journal
 
 COMMANDS = ("export", "run", "measure", "profile", "price", "report", "search")
 BASE = ("search", "--data", "digits", "--backbone", "resnet8", "--accelerator", "diana", "--subset", "100")
+PRICE = ("price", "resnet8", "--accelerator", "diana")
 SHORT = ("--epochs", "1", "--tune-epochs", "0", "--finish-epochs", "0")
 
 
@@ -49,7 +51,7 @@ def with_options(words: Iterable[str], changes: dict[str, str]) -> list[str]:
 
 
 SEARCH: dict[str, tuple[str, str]] = {
-    "--data": ("digit", "unknown dataset 'digit'; wanted one of digits, cifar10"),
+    "--data": ("digit", "unknown dataset 'digit', and no such file or folder; wanted one of digits, cifar10"),
     "--backbone": ("resnet9", "--backbone: unknown backbone 'resnet9'; wanted one of dscnn"),
     "--accelerator": ("dianna", "--accelerator: unknown accelerator 'dianna', and no such file; wanted one of diana"),
     "--objectives": ("accuracy,energy", "--objectives: unknown objective 'energy'; wanted one of accuracy"),
@@ -58,6 +60,7 @@ SEARCH: dict[str, tuple[str, str]] = {
     "--execution": ("fast", "--execution: unknown execution 'fast'; wanted one of best"),
     "--without": ("exit", "unknown part of the space 'exit'; wanted one of analog"),
     "--constraint": ("latency_ms<=5ms", "wanted no unit: it stands in the name; write latency_ms<=5"),
+    "--widen": ("1e9", "--widen: a widening of 1000000000.0; wanted a factor of 1 to 16; write --widen 2"),
     "--guarantee": ("never wrong", "--guarantee 'never wrong': not a guarantee; wanted accuracy drop <= NUMBER %"),
     "--trials": ("many", "'--trials': Input should be a valid integer"),
     "--epochs": ("0", "'--epochs': Input should be greater than or equal to 1 (given '0')"),
@@ -87,6 +90,17 @@ def test_a_wrong_option_of_search_begins_nothing(option: str, tmp_path: Path) ->
         (("price", "resnet8", "resnet20", "--accelerator", "diana"), "unexpected extra argument(s) (resnet20)"),
         (("run", "x", "--data", "digits", "--limit=0"), "'--limit': Input should be greater"),
         (("measure", "x", "--rounds", "1"), "greater than or equal to 5 (given '1')"),
+        (("measure", "x", "--rounds", "9", "--rounds", "1"), "greater than or equal to 5 (given '1')"),
+        ((*BASE, "--guarantee", ""), "--guarantee '': not a guarantee; wanted accuracy drop <= NUMBER %"),
+        ((*PRICE, "--branch", "gap"), "--branch: unknown exit branch 'gap'; wanted one of"),
+        ((*PRICE, "--objective", "time"), "--objective: unknown objective 'time'; wanted one of edp"),
+        ((*PRICE, "--classes", "99999999999"), "--classes: 99999999999; wanted 2 to 1,048,576 classes"),
+        ((*PRICE, "--input-shape", "3,32"), "--input-shape: 3,32; wanted C,H,W, three positive sizes; write 3,32,32"),
+        ((*PRICE, "--input-shape", "3;32"), "--input-shape: '3;32'; wanted numbers with commas between; write 3,32,32"),
+        ((*PRICE, "--input-shape", f"3,{2**70},3"), "wanted sizes of 1 or more, together at most 268,435,456 values"),
+        ((*PRICE, "--gantt", "none/x.html"), "--gantt: none is no folder; wanted a file in a folder that exists"),
+        (("profile", "t.yaml", "--backbone", "dscnn", "--weight-bits", "9"), "--weight-bits: '9'; wanted bits from 2"),
+        (("report", ".", "--out", "x.html", "--svg", "./x.html"), "--out and --svg: x.html twice; wanted two files"),
     ],
 )
 def test_a_command_line_that_makes_no_sense(words: tuple[str, ...], message: str) -> None:
@@ -270,7 +284,7 @@ def test_data_that_is_cut_off(bundle: Path, tmp_path: Path) -> None:
     refused(offramp("run", str(bundle), "--data", str(tmp_path / "mine.npz")), "mine.npz: no .npz file")
 
 
-def test_places_that_cannot_be_written(bundle: Path, tmp_path: Path) -> None:
+def test_places_that_cannot_be_written(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
     refused(offramp(*BASE, "--run", str(file)), "cannot be written: File exists; wanted a writable run folder")
@@ -284,6 +298,17 @@ def test_places_that_cannot_be_written(bundle: Path, tmp_path: Path) -> None:
     refused(offramp("export", str(bundle), str(file), "--to", "c"), "is a file; wanted a folder")
     refused(offramp("export", str(bundle), str(file / "x.onnx"), "--to", "onnx"), "wanted a path that can be")
     refused(offramp("report", str(tmp_path), "--out", str(tmp_path)), "is a folder; wanted a file to write")
+    refused(
+        offramp("report", str(tmp_path), "--out", str(file / "x")), "--out: ", "file is no folder; wanted a file in"
+    )
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    refused(
+        offramp("export", str(bundle), str(loop), "--to", "onnx"), "loop: Too many levels of symbolic links; wanted"
+    )
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    measured = ("measure", str(bundle), "--data", "digits", "--out", str(tmp_path / "m.yaml"))
+    refused(offramp(*measured), f"--out: {tmp_path} cannot be written in; wanted a folder of your own")
     assert file.read_text() == "mine"
 
 

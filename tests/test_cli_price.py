@@ -129,7 +129,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "backend": ((*RESNET, "--backend", "magic"), "unknown backend 'magic'"),
     "execution": ((*RESNET, "--execution", "magic"), "unknown execution 'magic'"),
     "objective": ((*RESNET, "--objective", "magic"), "unknown objective 'magic'"),
-    "shape": ((*RESNET, "--input-shape", "3,0,8"), "--input-shape: 3,0,8; wanted C,H,W"),
+    "shape": ((*RESNET, "--input-shape", "3,0,8"), "--input-shape: 3,0,8; wanted sizes of 1 or more"),
     "bits": ((*RESNET, "--weight-bits", "0"), "--weight-bits: 0; wanted 1 to 32 bits"),
     "no tflite": (("none.tflite", "--accelerator", "diana"), "none.tflite: cannot be read (No such file"),
     "no file": (("none.onnx", "--accelerator", "diana"), "none.onnx: no such file"),
@@ -138,12 +138,12 @@ FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
         (*RESNET, "--exits", "1,0", "--exit-rates", ".1,.3,.6"),
         "--exits: 1,0 with --exit-rates; wanted exits",
     ),
-    "one class": ((*RESNET, "--classes", "1"), "--classes: 1; wanted at least 2 classes"),
-    "no class": ((*RESNET, "--classes", "0"), "--classes: 0; wanted at least 2 classes"),
+    "one class": ((*RESNET, "--classes", "1"), "--classes: 1; wanted 2 to 1,048,576 classes"),
+    "no class": ((*RESNET, "--classes", "0"), "--classes: 0; wanted 2 to 1,048,576 classes"),
     "exits of a bundle": ((".", "--accelerator", "diana", "--exits", "0"), "--exits 0 for .; wanted a backbone name"),
     "classes of a bundle": ((".", "--accelerator", "diana", "--classes", "3"), "--classes 3 for .; wanted a backbone"),
     "shape of a bundle": ((".", "--accelerator", "diana", "--input-shape", "3,8,8"), "--input-shape for .; wanted a"),
-    "gantt": ((*RESNET, "--gantt", "/nowhere/at/all.html"), "--gantt: /nowhere/at/all.html: No such file"),
+    "gantt": ((*RESNET, "--gantt", "/nowhere/at/all.html"), "--gantt: /nowhere/at is no folder"),
 }
 
 

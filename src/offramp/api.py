@@ -282,7 +282,7 @@ def check_run(folder: Path) -> None:
         UserError: a page, a result or a folder of the user's is there.
     """
     check_place(folder / "bundle")
-    if (folder / JOURNAL).exists():
+    if (folder / JOURNAL).exists() or not folder.is_dir():
         return
     for name, mark in (("report.html", MARK), ("result.json", '"front": [')):
         check_target(folder / name, (mark.encode(),), kind="file of a run", where="--run")

@@ -111,11 +111,11 @@ class Designer:
     ) -> None:
         check_objectives(config.objectives)
         check_strategy(config.strategy)
-        guarantee = parse_guarantee(config.guarantee) if config.guarantee else None
+        guarantee = None if config.guarantee is None else parse_guarantee(config.guarantee)
         aside = None
         if guarantee is not None:
             dataset, aside = with_certification(dataset)
-        self.entry = find_entry(config.start, full.name, dataset.name) if config.start else None
+        self.entry = find_entry(config.start, full.name, dataset.name) if config.start is not None else None
         if self.entry is not None:
             check_data(self.entry, dataset)
         if config.freeze:

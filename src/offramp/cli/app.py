@@ -30,7 +30,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""
 
 PATH_FAULTS = {
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG,
+    errno.ELOOP,
 }  # fmt: skip
 """What is wrong with a path that the user gave; a full or broken disk is not among them."""
 
@@ -73,12 +74,13 @@ def _usage(error: Any) -> str:
 
 
 def _given(options: list[str]) -> str:
-    """What stood behind an option on the command line."""
+    """What stood behind an option on the command line; of one given twice the last counts."""
+    given = ""
     for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
         name, sign, value = word.partition("=")
         if name in options:
-            return f" (given {value if sign else following!r})"
-    return ""
+            given = f" (given {value if sign else following!r})"
+    return given
 
 
 def _leave(message: str, code: int) -> NoReturn:

@@ -35,6 +35,7 @@ def export_command(
 def _export_c(bundle: Bundle, out: Path, point: str) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", wanted="a folder", where="OUT")
+    out.mkdir(parents=True, exist_ok=True)
     for name, mark in FILES.items():
         check_target(out / name, (mark.encode(),), kind="code of ours", where="OUT")
     sizes = write_c(out, bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
@@ -45,9 +46,9 @@ def _export_c(bundle: Bundle, out: Path, point: str) -> None:
 
 
 def _export_onnx(bundle: Bundle, out: Path, point: str) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
     check_target(out, (MARK.encode(),), kind="ONNX file of ours", where="OUT")
     model = single_model(bundle.plan, bundle.manifest.policy, bundle.point(point).thresholds)
-    out.parent.mkdir(parents=True, exist_ok=True)
     content = model.SerializeToString()
     out.write_bytes(content)
     console().print(f"{out}: {len(content)} bytes")

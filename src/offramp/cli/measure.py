@@ -16,6 +16,7 @@ from rich.table import Table
 
 from offramp.cli.app import app, console
 from offramp.cli.run import read_samples
+from offramp.cli.shape import MOST_CLASSES, image_shape, input_shape, numbers
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.measure import DEVICES, Measurement, measure, to_data, write_measured
 from offramp.deploy.profile import TABLE_MARKS, profile_layers, unique_layers, write_table
@@ -96,7 +97,7 @@ def profile_command(
     backbone_name: Annotated[str, typer.Option("--backbone", help="backbone whose space is measured")],
     device: Annotated[str, typer.Option("--device", help="host, c or qemu-m4")] = "host",
     shape: Annotated[str, typer.Option("--input-shape", help="C,H,W")] = "3,32,32",
-    classes: Annotated[int, typer.Option("--classes", min=2, help="of the backbone")] = 10,
+    classes: Annotated[int, typer.Option("--classes", min=2, max=MOST_CLASSES, help="of the backbone")] = 10,
     space_file: Annotated[Path | None, typer.Option("--space", help="space.yaml; everything when not given")] = None,
     weight_bits: Annotated[str, typer.Option("--weight-bits", help="for the space of everything")] = "8",
     activation_bits: Annotated[str, typer.Option("--activation-bits", help="likewise")] = "8",
@@ -109,11 +110,8 @@ def profile_command(
     check_target(out, TABLE_MARKS, kind="measured table", where="OUT")
     from offramp.nn.backbones import backbone
 
-    sizes = _integers("--input-shape", shape)
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise UserError(shape, wanted="C,H,W, three positive sizes", where="--input-shape", write="3,32,32")
-    full = backbone(backbone_name, (sizes[0], sizes[1], sizes[2]), classes)
-    bits = (_integers("--weight-bits", weight_bits), _integers("--activation-bits", activation_bits))
+    full = backbone(backbone_name, image_shape(input_shape(shape)), classes)
+    bits = (_bits("--weight-bits", weight_bits), _bits("--activation-bits", activation_bits))
     space = space_of(full, space_file, *bits)
     workloads = list(workloads_of(space, full, candidates, seed))
     layers = unique_layers(layer for workload in workloads for layer in workload.layers)
@@ -128,11 +126,11 @@ def profile_command(
     console().print(f"{len(rows)} layers of {len(workloads)} networks on {device}: {out}")
 
 
-def _integers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(text, wanted="whole numbers with commas between", where=option, write="8") from None
+def _bits(option: str, text: str) -> tuple[int, ...]:
+    bits = numbers(option, text, int, write="8")
+    if not bits or not all(2 <= b <= 8 for b in bits):
+        raise UserError(f"{text!r}", wanted="bits from 2 to 8 with commas between", where=option, write="8")
+    return bits
 
 
 def anything() -> Accelerator:

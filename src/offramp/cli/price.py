@@ -4,14 +4,16 @@ The network is a backbone by name or from a `.tflite` file, a bundle, or an ONNX
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from offramp.cli.app import app, console
+from offramp.cli.shape import MOST_CLASSES, image_shape, numbers
+from offramp.cli.shape import input_shape as read_shape
 from offramp.errors import UserError, choose
 from offramp.report.text import MARK
 from offramp.target import check_target
@@ -54,10 +56,10 @@ def price_command(
     from offramp.formats.accelerator_yaml import load_accelerator
 
     chip = load_accelerator(accelerator)
-    shape = _numbers("--input-shape", input_shape, int)
+    shape = read_shape(input_shape)
     bits = _checked_bits(weight_bits, activation_bits)
-    given = _numbers("--exit-rates", exit_rates, float)
-    points = _numbers("--exits", exits, int)
+    given = numbers("--exit-rates", exit_rates, float)
+    points = numbers("--exits", exits, int)
     if given and list(points) != sorted(points):
         raise UserError(
             f"{exits} with --exit-rates", wanted="exits in ascending order, as their rates", where="--exits"
@@ -111,16 +113,6 @@ def _expected_json(expected: "ExpectedCost") -> dict[str, float]:
     }
 
 
-Number = TypeVar("Number", int, float)
-
-
-def _numbers(option: str, text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
-    try:
-        return tuple(kind(part) for part in text.split(",")) if text.strip() else ()
-    except ValueError:
-        raise UserError(f"{text!r}", wanted="numbers with commas between", where=option) from None
-
-
 def _checked_bits(weight: int, activation: int) -> tuple[int, int]:
     for option, value in (("--weight-bits", weight), ("--activation-bits", activation)):
         if not 1 <= value <= 32:
@@ -148,8 +140,8 @@ def _load(
     from offramp.formats.tflite import is_tflite
 
     path = Path(model)
-    if classes is not None and classes < 2:
-        raise UserError(f"{classes}", wanted="at least 2 classes", where="--classes")
+    if classes is not None and not 2 <= classes <= MOST_CLASSES:
+        raise UserError(f"{classes}", wanted=f"2 to {MOST_CLASSES:,} classes", where="--classes")
     if is_tflite(model) or not (path.suffix == ".onnx" or path.exists()):
         return _backbone(model, points, branch, shape, classes, bits), None
     if points:
@@ -178,9 +170,12 @@ def _backbone(
 ) -> "Workload":
     from offramp.formats.tflite import is_tflite
     from offramp.ir.architecture import Architecture, ExitChoice, Precision
+    from offramp.nn.branches import BRANCHES
     from offramp.nn.lower import lower
     from offramp.nn.network import skeleton
 
+    if branch not in BRANCHES:
+        raise choose("exit branch", branch, BRANCHES, where="--branch")
     full = _imported(name, shape, classes) if is_tflite(name) else _named(name, shape, classes)
     chosen = tuple(ExitChoice(point, branch) for point in sorted(points))
     return lower(skeleton(Architecture(backbone=full.name, exits=chosen), full), default=Precision(*bits))
@@ -194,9 +189,7 @@ def _named(name: str, shape: Sequence[int], classes: int | None) -> "Backbone":
         wanted = f"{error.wanted}, a .tflite or ONNX file, or a bundle folder"
         raise UserError(error.given, wanted=wanted, where="MODEL")
     default_shape, default_classes = INPUTS.get(name, DEFAULT_INPUT)
-    if shape and (len(shape) != 3 or min(shape) < 1):
-        raise UserError(f"{','.join(map(str, shape))}", wanted="C,H,W, three positive sizes", where="--input-shape")
-    return backbone(name, (shape[0], shape[1], shape[2]) if shape else default_shape, classes or default_classes)
+    return backbone(name, image_shape(shape) if shape else default_shape, classes or default_classes)
 
 
 def _imported(path: str, shape: Sequence[int], classes: int | None) -> "Backbone":

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from offramp.cli.app import app
+from offramp.errors import UserError
 from offramp.report.page import write_report
 from offramp.report.plots import front_svg
 from offramp.report.run_folder import read_run
@@ -23,6 +24,8 @@ def report_command(
     for path, kind, where in ((out, "report of ours", "--out"), (svg, "picture of ours", "--svg")):
         if path is not None:
             check_target(path, (MARK.encode(),), kind=kind, where=where)
+    if out is not None and svg is not None and out.resolve() == svg.resolve():
+        raise UserError(f"{svg} twice", wanted="two files", where="--out and --svg")
     study = read_run(run)
     page = out or run / "report.html"
     write_report(page, study)

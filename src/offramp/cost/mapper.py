@@ -94,7 +94,7 @@ def map_network(
         UserError: rates that do not fit the exits, an unknown objective, execution, layer or core.
     """
     if objective not in OBJECTIVES:
-        raise choose("objective", objective, OBJECTIVES, where="map_network")
+        raise choose("objective", objective, OBJECTIVES, where="--objective")
     if execution not in EXECUTIONS:
         raise choose("execution", execution, EXECUTIONS, where="--execution")
     if not workload.layers:

@@ -185,7 +185,11 @@ def _read(name: str, folder: Path | None, seed: int) -> RawData:
         if name and path.exists():
             return read_folder(path, seed)
     known = ", ".join(READERS)
-    raise DataError(f"unknown dataset {name!r}", wanted=f"one of {known}, or a folder of .npz", write="digits")
+    raise DataError(
+        f"unknown dataset {name!r}, and no such file or folder",
+        wanted=f"one of {known}, or a folder of .npz",
+        write="digits",
+    )
 
 
 def prepare(

@@ -183,7 +183,8 @@ def check_place(target: Path) -> None:
     """
     if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} exists and is no bundle", wanted="a new folder or an older bundle")
-    check_target(target / MANIFEST, (f'"{FORMAT}"'.encode(),), kind="manifest of a bundle", where=str(target))
+    if target.exists():
+        check_target(target / MANIFEST, (f'"{FORMAT}"'.encode(),), kind="manifest of a bundle", where=str(target))
 
 
 def _replace_folder(target: Path, files: Mapping[str, bytes]) -> None:

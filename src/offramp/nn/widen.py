@@ -14,19 +14,23 @@ from offramp.nn.backbones import Backbone
 from offramp.nn.outline import HEAD, block_name, outline
 from offramp.nn.widths import resize
 
+MOST = 16
+"""Times the channels; weights grow with its square."""
+
 
 def widen(full: Backbone, factor: float) -> Backbone:
     """The same backbone with `factor` times the channels in every width group, on torch's meta device.
 
     Args:
         full: a backbone without weights of its own.
-        factor: 1 or more; numbers of channels are rounded up.
+        factor: 1 to `MOST`; numbers of channels are rounded up.
 
     Raises:
-        UserError: the factor is below 1 or no number, or the backbone brings weights.
+        UserError: the factor is out of range or no number, or the backbone brings weights.
     """
-    if not 1 <= factor < math.inf:
-        raise UserError(f"a widening of {factor}", wanted="a factor of 1 or more", where="--widen", write="--widen 2")
+    if not 1 <= factor <= MOST:
+        wanted = f"a factor of 1 to {MOST}"
+        raise UserError(f"a widening of {factor}", wanted=wanted, where="--widen", write="--widen 2")
     if factor == 1:
         return full
     facts = outline(full)
