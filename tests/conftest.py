@@ -28,9 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under the fuzz profile every property draws more than the number that stands beside it."""
     if settings.get_current_profile_name() != FUZZ:
         return
+    asked = set[object]()
     for item in items:
         test = getattr(item, "obj", None)
         own = getattr(test, "_hypothesis_internal_use_settings", None)
-        if test is not None and own is not None:
+        if test is not None and own is not None and test not in asked:  # parameters of one test share its function
+            asked.add(test)
             least = READER_CASES if item.get_closest_marker("reader") else 0
             test._hypothesis_internal_use_settings = settings(own, max_examples=max(least, MORE * own.max_examples))

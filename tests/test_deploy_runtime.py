@@ -1,5 +1,6 @@
 """The runtime stops at the exit: stage executions, compaction, streaming, thresholds that change, every policy."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,5 +213,39 @@ def test_a_stage_that_the_runtime_refuses_is_one_error(folder: Path) -> None:
     next(a for a in conv.attribute if a.name == "kernel_shape").ints[:] = [2, 2]
     broken = replace(bundle, stage_files=(bundle.stage_files[0], model.SerializeToString(), *bundle.stage_files[2:]))
     runner = Runner(broken, operating_point="last")
-    with pytest.raises(FormatError, match="stage 1: ONNX Runtime refuses it"):
+    with pytest.raises(FormatError, match=r"stage \d: ONNX Runtime refuses it"):
         runner.predict(inputs_for(bundle.network, 2))
+
+
+FAULTS: dict[str, Callable[[onnx.ModelProto], None]] = {
+    "a window larger than the weights": lambda m: attribute(m, "Conv", "kernel_shape", [29, 3]),
+    "another stride": lambda m: attribute(m, "Conv", "strides", [3, 3]),
+    "logits of the whole batch in one row": lambda m: attribute(m, "Flatten", "axis", 0),
+}
+"""What the runtime notices only while it runs."""
+
+
+def attribute(model: onnx.ModelProto, op: str, name: str, value: Any) -> None:
+    """Change an attribute of the last node of a kind."""
+    node = [node for node in model.graph.node if node.op_type == op][-1]
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("stage", range(3))
+def test_a_stage_that_fails_while_it_runs_is_one_error(folder: Path, fault: str, stage: int) -> None:
+    bundle = open_bundle(folder)
+    model = onnx.load_model_from_string(bundle.stage_files[stage])
+    FAULTS[fault](model)
+    files = list(bundle.stage_files)
+    files[stage] = model.SerializeToString()
+    runner = Runner(replace(bundle, stage_files=tuple(files)), operating_point="last")
+    x = inputs_for(bundle.network, 2)
+    with pytest.raises(FormatError, match=r"bundle: stage \d: "):
+        runner.predict(x)
+    if "batch" in fault:  # of one sample it is the same row
+        return
+    with pytest.raises(FormatError, match=r"stage \d: ONNX Runtime refuses it"):
+        runner.stream(x[0])

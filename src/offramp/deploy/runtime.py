@@ -146,13 +146,17 @@ class Runner:
             FormatError: ONNX Runtime does not take the stage's file.
         """
         if self._sessions[stage] is None:
-            content, where = self.bundle.stage_files[stage], f"{self.bundle.path}: stage {stage}"
             try:
-                self._sessions[stage] = make_session(content, threads=self._threads)
-            except Exception as error:  # ONNX Runtime has an exception of its own for each code
-                first = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise FormatError(f"ONNX Runtime refuses it: {first}", wanted="an intact stage", where=where) from error
+                self._sessions[stage] = make_session(self.bundle.stage_files[stage], threads=self._threads)
+            except Exception as error:
+                raise self._refused(stage, error) from error
         return self._sessions[stage]
+
+    def _refused(self, stage: int, error: Exception) -> FormatError:
+        """What ONNX Runtime says about a stage, as ours; it has an exception of its own for each code."""
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        where = f"{self.bundle.path}: stage {stage}"
+        return FormatError(f"ONNX Runtime refuses it: {first}", wanted="an intact stage", where=where)
 
     def predict(self, inputs: NDArray[Any], *, batch: int = 64) -> Outcome:
         """Labels and exits of many samples, float [N, C, H, W], as the network was trained on (normalised).
@@ -192,8 +196,7 @@ class Runner:
         inside, history = np.arange(count), None
         for index, threshold in enumerate(self._thresholds):
             temperature = self.bundle.plan.temperatures[index]
-            session = self.session(index)
-            *carried, logits = session.run(None, {session.get_inputs()[0].name: values})
+            *carried, logits = self._run(index, values)
             self._executions[index] += len(inside)
             self._calls[index] += 1
             decision = decide(self.policy, logits, threshold, temperature=temperature, history=history)
@@ -204,6 +207,18 @@ class Runner:
             inside, values = inside[stay], carried[0][stay]
             history = decision.history.of(stay)
         return Outcome(labels, exits)
+
+    def _run(self, stage: int, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """A stage for several samples: what it carries on, when it is not the last, and logits."""
+        session = self.session(stage)
+        try:
+            results: list[NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: values})
+        except Exception as error:
+            raise self._refused(stage, error) from error
+        if results[-1].shape != (len(values), self.bundle.network.classes):
+            given, where = f"logits of shape {results[-1].shape}", f"{self.bundle.path}: stage {stage}"
+            raise FormatError(given, wanted=f"({len(values)}, {self.bundle.network.classes})", where=where)
+        return results
 
     def stream(self, sample: NDArray[Any]) -> Answer:
         """Label and exit of one sample, float [C, H, W].
@@ -251,10 +266,16 @@ class Runner:
         return index, run, lambda: self._bound[index].read(), self._rules[index]
 
     def bound(self, index: int) -> BoundStage:
-        """Buffers of a stage, made at first need; a stage reads where the one before wrote."""
+        """Buffers of a stage, made at first need and run once, so that a fault shows here; a stage reads where the one
+        before wrote."""
         while len(self._bound) <= index:
             at, plan = len(self._bound), self.bundle.plan
             source = self._bound[-1].carried if at else np.zeros((1, *plan.input.shape), np.float32)
             last = at == len(self._stages) - 1
-            self._bound.append(BoundStage(self.session(at), source, self._stages[at], plan.network.classes, last=last))
+            made = BoundStage(self.session(at), source, self._stages[at], plan.network.classes, last=last)
+            try:
+                made.run()
+            except Exception as error:
+                raise self._refused(at, error) from error
+            self._bound.append(made)
         return self._bound[index]
