@@ -10,7 +10,7 @@ done are not repeated, and without `--part` what is left is done and the table p
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from offramp.config import Budget, StudyConfig
 from offramp.data import load_dataset
 from offramp.designer import Designer
 from offramp.formats.accelerator_yaml import load_accelerator
+from offramp.ir.trial import Trial
 from offramp.learn.predict import accuracies, predict
 from offramp.learn.weights import load_weights
 from offramp.nn.network import build
@@ -60,21 +61,26 @@ PARTS = ("reference", "shared", "static", "search", "points", "point")
 
 def run_part(designer: Designer, part: str, numbers: Sequence[int]) -> None:
     """One part of the study; what it makes lies in the run folder."""
-    steps: dict[str, Callable[[], object]] = {
-        "reference": lambda: designer.reference,
-        "shared": lambda: designer.shared,
-        "static": designer.train_static,
-    }
-    if part in steps:
-        steps[part]()
+    if part == "reference":
+        _ = designer.reference
+    elif part == "shared":
+        _ = designer.shared
+    elif part == "static":
+        designer.train_static()
+    elif part == "search":
+        with designer.journal() as journal:
+            tell_points(designer.points(designer.search(journal), numbers))
     else:
-        searching = part == "search"
-        with designer.journal() if searching else Journal.read(designer.folder / JOURNAL) as journal:
-            trials = designer.search(journal) if searching else journal.trials()
-        chosen = designer.points(trials, numbers)
-        print("points:", *(t.number for t in chosen))
+        with Journal.read(designer.folder / JOURNAL) as journal:  # also while others read it
+            chosen = designer.points(journal.trials(), numbers)
+        tell_points(chosen)
         for trial in chosen if part == "point" else ():
             designer.train_point(trial)
+
+
+def tell_points(trials: Sequence[Trial]) -> None:
+    """The numbers that `--part point --point` takes."""
+    print("points:", *(t.number for t in trials))
 
 
 def float_accuracy(designer: Designer) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from bench_seedcase import CHIP, PUBLISHED, STATIC, published_et, read_stages, s
 from offramp.config import Budget
 from offramp.cost.engine import FastCostModel
 from offramp.cost.mapper import EXECUTIONS, map_network
+from offramp.cost.network import PICOJOULES_PER_JOULE
 from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.trial import Trial
 
@@ -62,8 +63,9 @@ def priced_lines() -> Iterator[str]:
 
 def et_of(trial: Trial) -> float:
     """The published measure: the mean over exits of (energy to the exit in joules) x (cycles to it), in J*cycles."""
-    ets = (stage["cumulative_pj"] * 1e-12 * stage["cumulative_cycles"] for stage in trial.details["stages"])
-    return float(sum(rate * et for rate, et in zip(trial.exit_rates, ets, strict=True)))
+    stages = zip(trial.exit_rates, trial.details["stages"], strict=True)
+    both = sum(rate * stage["cumulative_pj"] * stage["cumulative_cycles"] for rate, stage in stages)
+    return float(both / PICOJOULES_PER_JOULE)
 
 
 def searched_lines(given: argparse.Namespace) -> Iterator[str]:

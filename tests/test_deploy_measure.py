@@ -249,4 +249,3 @@ def test_what_is_not_ours_is_not_written_over(folder: Path, tmp_path: Path) -> N
         gantt = ("--gantt", str(tmp_path / "gantt.html"))
         assert offramp("price", "resnet8", "--accelerator", "diana", *gantt).returncode == 0
     assert thesis.read_text() == "years of work"
-    assert thesis.read_text() == "years of work"

@@ -30,7 +30,7 @@ from offramp.nn.describe import describe
 from offramp.nn.importer import from_tflite, import_module
 from offramp.nn.widen import widen as widened
 from offramp.report.page import write_report
-from offramp.report.run_folder import JOURNAL, read_run
+from offramp.report.run_folder import JOURNAL, PAGE, RESULT, read_run
 from offramp.report.text import MARK
 from offramp.search.constraints import explain_empty
 from offramp.search.derive import derive_space
@@ -270,8 +270,8 @@ def carry_out(designer: Designer, finish: Sequence[int] = ()) -> Design:
     if points:
         middle = next(d for d in kept if d.trial is result.knee.trial)
         result = replace(result, bundle=designer.bundle(middle, folder / "bundle"))
-    (folder / "result.json").write_text(json.dumps(result.to_json(), indent=1), encoding="utf-8")
-    write_report(folder / "report.html", read_run(folder))
+    (folder / RESULT).write_text(json.dumps(result.to_json(), indent=1), encoding="utf-8")
+    write_report(folder / PAGE, read_run(folder))
     return result
 
 
@@ -284,7 +284,7 @@ def check_run(folder: Path) -> None:
     check_place(folder / "bundle")
     if (folder / JOURNAL).exists() or not folder.is_dir():
         return
-    for name, mark in (("report.html", MARK), ("result.json", '"front": [')):
+    for name, mark in ((PAGE, MARK), (RESULT, '"front": [')):
         check_target(folder / name, (mark.encode(),), kind="file of a run", where="--run")
 
 

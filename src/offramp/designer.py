@@ -56,7 +56,7 @@ from offramp.nn.network import EarlyExitNetwork, build
 from offramp.nn.quantize import PreparedNetwork
 from offramp.nn.shared import cut_out, supernet, take_over
 from offramp.nn.widths import sort_channels
-from offramp.report.run_folder import FINISH, STATIC
+from offramp.report.run_folder import FINISH, JOURNAL, STATIC
 from offramp.search.constraints import parse_constraints
 from offramp.search.derive import derive_space
 from offramp.search.front import feasible, worth_finishing
@@ -180,7 +180,7 @@ class Designer:
             identity["freeze"] = True
         if self.entry is not None:
             identity["start"] = self.entry.card.files[SHARED]
-        return Journal.open(self.folder / "journal.sqlite", identity, {"versions": versions()})
+        return Journal.open(self.folder / JOURNAL, identity, {"versions": versions()})
 
     def _epochs(self, phase: str, total: int, remark: str = "") -> OnEpoch:
         def tell(record: EpochRecord) -> None:
@@ -280,9 +280,10 @@ class Designer:
             return train()
         sort_channels(network)
         late = epochs * (samples // self.budget.batch) * 2 // 3
-        whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
-        elastic = any(gene.part in NOT_EXITS for gene in self.space.genes)
-        objective = SandwichLoss(network, whole if elastic else None, seed=seed, teacher=self.teacher)
+        whole = None
+        if any(gene.part in NOT_EXITS for gene in self.space.genes):
+            whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
+        objective = SandwichLoss(network, whole, seed=seed, teacher=self.teacher)
         return train(rate=SHARED_RATE, objective=objective)
 
     def _recipe(self, rate: float) -> TrainConfig:

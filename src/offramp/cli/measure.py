@@ -16,7 +16,7 @@ from rich.table import Table
 
 from offramp.cli.app import app, console
 from offramp.cli.run import read_samples
-from offramp.cli.shape import MOST_CLASSES, image_shape, input_shape, numbers
+from offramp.cli.shape import MOST_CLASSES, image_shape, numbers, read_shape
 from offramp.deploy.bundle import DEFAULT_POINT, Bundle, open_bundle
 from offramp.deploy.measure import DEVICES, Measurement, measure, to_data, write_measured
 from offramp.deploy.profile import TABLE_MARKS, profile_layers, unique_layers, write_table
@@ -110,7 +110,7 @@ def profile_command(
     check_target(out, TABLE_MARKS, kind="measured table", where="OUT")
     from offramp.nn.backbones import backbone
 
-    full = backbone(backbone_name, image_shape(input_shape(shape)), classes)
+    full = backbone(backbone_name, image_shape(read_shape(shape)), classes)
     bits = (_bits("--weight-bits", weight_bits), _bits("--activation-bits", activation_bits))
     space = space_of(full, space_file, *bits)
     workloads = list(workloads_of(space, full, candidates, seed))

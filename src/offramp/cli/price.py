@@ -12,8 +12,7 @@ import typer
 from rich.table import Table
 
 from offramp.cli.app import app, console
-from offramp.cli.shape import MOST_CLASSES, image_shape, numbers
-from offramp.cli.shape import input_shape as read_shape
+from offramp.cli.shape import MOST_CLASSES, image_shape, numbers, read_shape
 from offramp.errors import UserError, choose
 from offramp.report.text import MARK
 from offramp.target import check_target

@@ -9,7 +9,7 @@ from offramp.cli.app import app
 from offramp.errors import UserError
 from offramp.report.page import write_report
 from offramp.report.plots import front_svg
-from offramp.report.run_folder import read_run
+from offramp.report.run_folder import PAGE, read_run
 from offramp.report.text import MARK
 from offramp.target import check_target
 
@@ -27,7 +27,7 @@ def report_command(
     if out is not None and svg is not None and out.resolve() == svg.resolve():
         raise UserError(f"{svg} twice", wanted="two files", where="--out and --svg")
     study = read_run(run)
-    page = out or run / "report.html"
+    page = out or run / PAGE
     write_report(page, study)
     if svg is not None:
         svg.write_text(front_svg(study), encoding="utf-8")

@@ -183,7 +183,7 @@ def _run_knee(result: Any, data: str, data_dir: Path | None) -> None:
     from offramp.cli.run import measure_run, print_run, read_samples
     from offramp.deploy.runtime import Runner
     from offramp.report.page import write_report
-    from offramp.report.run_folder import read_run, write_measured
+    from offramp.report.run_folder import PAGE, read_run, write_measured
     from offramp.report.study import Measured
 
     runner = Runner(result.bundle)
@@ -197,11 +197,13 @@ def _run_knee(result: Any, data: str, data_dir: Path | None) -> None:
         exit_rates=tuple(seen["exit_rates"]),
     )
     write_measured(result.run, {result.knee.trial.number: measured})
-    write_report(result.run / "report.html", read_run(result.run))
+    write_report(result.run / PAGE, read_run(result.run))
 
 
 def _print(result: Any, data: str, data_dir: Path | None) -> None:
     """The front against the static network, then the knee's bundle run on test data."""
+    from offramp.report.run_folder import PAGE
+
     out = console()
     names = WIDE if out.width >= NARROW else SLIM
     table = Table("", *(Column(title, no_wrap=True) for title in names.values()), "exits (rate)")
@@ -213,6 +215,6 @@ def _print(result: Any, data: str, data_dir: Path | None) -> None:
     out.print(table)
     if result.bundle is None:
         return
-    out.print(f"knee: trial {result.knee.trial.number}; report: {result.run / 'report.html'}")
+    out.print(f"knee: trial {result.knee.trial.number}; report: {result.run / PAGE}")
     out.print(f"offramp run {result.bundle} --data {data}")
     _run_knee(result, data, data_dir)

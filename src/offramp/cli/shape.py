@@ -25,7 +25,7 @@ def numbers(option: str, text: str, kind: Callable[[str], Number], *, write: str
         raise UserError(f"{text!r}", wanted="numbers with commas between", where=option, write=write) from None
 
 
-def input_shape(text: str) -> tuple[int, ...]:
+def read_shape(text: str) -> tuple[int, ...]:
     """The sizes of `--input-shape`; none when it is empty.
 
     Raises:

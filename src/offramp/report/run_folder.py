@@ -16,7 +16,7 @@ from offramp.search.constraints import parse_constraints
 from offramp.search.front import front
 from offramp.search.journal import Journal
 
-JOURNAL, MEASURED = "journal.sqlite", "measured.json"
+JOURNAL, MEASURED, PAGE, RESULT = "journal.sqlite", "measured.json", "report.html", "result.json"
 FINISH, STATIC = "finish", "static"
 """Phases of the journal beside the search: candidates trained to the end, and the reference."""
 

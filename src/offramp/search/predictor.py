@@ -176,8 +176,10 @@ class Predictor:
         if self._price is None:
             return {}
         kept = np.append(rates[:-1] >= RARE, True)
-        slim = replace(candidate, exits=tuple(e for e, k in zip(candidate.exits, kept[:-1], strict=True) if k))
-        price = self._price(self._task.space.info.canonical(slim))
+        if not kept.all():
+            left = tuple(e for e, k in zip(candidate.exits, kept[:-1], strict=True) if k)
+            candidate = self._task.space.info.canonical(replace(candidate, exits=left))
+        price = self._price(candidate)
         if price.refusal:
             return {"trouble": 1.0}
         shares = np.diff(np.cumsum(rates)[kept], prepend=0.0)
