@@ -98,6 +98,7 @@ def profile_command(
     device: Annotated[str, typer.Option("--device", help="host, c or qemu-m4")] = "host",
     shape: Annotated[str, typer.Option("--input-shape", help="C,H,W")] = "3,32,32",
     classes: Annotated[int, typer.Option("--classes", min=2, max=MOST_CLASSES, help="of the backbone")] = 10,
+    widen: Annotated[float, typer.Option("--widen", help="as in the search that will use the table")] = 1.0,
     space_file: Annotated[Path | None, typer.Option("--space", help="space.yaml; everything when not given")] = None,
     weight_bits: Annotated[str, typer.Option("--weight-bits", help="for the space of everything")] = "8",
     activation_bits: Annotated[str, typer.Option("--activation-bits", help="likewise")] = "8",
@@ -109,8 +110,9 @@ def profile_command(
     _check_device(device)
     check_target(out, TABLE_MARKS, kind="measured table", where="OUT")
     from offramp.nn.backbones import backbone
+    from offramp.nn.widen import widen as widened
 
-    full = backbone(backbone_name, image_shape(read_shape(shape)), classes)
+    full = widened(backbone(backbone_name, image_shape(read_shape(shape)), classes), widen)
     bits = (_bits("--weight-bits", weight_bits), _bits("--activation-bits", activation_bits))
     space = space_of(full, space_file, *bits)
     workloads = list(workloads_of(space, full, candidates, seed))
