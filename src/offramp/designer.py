@@ -46,7 +46,7 @@ from offramp.ir.trial import Status, Trial, check_objectives
 from offramp.learn.predict import accuracies, predict
 from offramp.learn.resume import EpochRecord
 from offramp.learn.supernet import Sandwich, SandwichLoss
-from offramp.learn.train import Objective, OnEpoch, TrainConfig, fit, float_recipe
+from offramp.learn.train import Objective, OnEpoch, TrainConfig, fit, float_recipe, shared_recipe
 from offramp.learn.weights import fill, load_weights, save_weights
 from offramp.nn.backbones import Backbone
 from offramp.nn.convert import convert
@@ -71,9 +71,6 @@ from offramp.zoo.entry import Entry, check_data, find_entry
 
 NOT_EXITS = ("depth", "width", "kernel", "bits", "analog")
 """Parts of a space that a frozen backbone does not have."""
-
-SHARED_RATE = 0.25
-"""Learning rate of the shared weights as a share of the static network's: they start from its weights."""
 
 STATIC_NUMBER = -1
 """Trial number of the static reference."""
@@ -196,7 +193,7 @@ class Designer:
         *,
         epochs: int,
         seed: int,
-        rate: float = 1.0,
+        recipe: TrainConfig | None = None,
         objective: Objective | None = None,
     ) -> EarlyExitNetwork:
         """Train float weights; those of an earlier call are loaded in the same layout, so that they compute alike."""
@@ -213,7 +210,7 @@ class Designer:
             self.dataset.train,
             epochs=epochs,
             seed=seed,
-            config=self._recipe(rate),
+            config=(recipe or float_recipe(len(self.dataset.train))).at_batch(self.budget.batch),
             augmentation=self.dataset.augmentation,
             objective=objective,
             device=self.bed.device,
@@ -265,8 +262,8 @@ class Designer:
     def shared(self) -> EarlyExitNetwork:
         """The shared weights: the largest network with every exit of the space, trained jointly in float.
 
-        They start from the static network, at a quarter of its rate and channels sorted by importance, so that narrow
-        candidates keep what matters, and follow it.
+        They start from the static network, channels sorted by importance, so that narrow candidates keep what matters,
+        and follow it.
         """
         exits = [ExitChoice(point, kind) for point, kinds in self.space.exits for kind in kinds]
         network = supernet(self.bed.full, exits, seed=self.config.seed)
@@ -284,12 +281,7 @@ class Designer:
         if any(gene.part in NOT_EXITS for gene in self.space.genes):
             whole = Sandwich(smallest=self.space.smallest, sample=self.space.sample, rounded_from=late)
         objective = SandwichLoss(network, whole, seed=seed, teacher=self.teacher)
-        return train(rate=SHARED_RATE, objective=objective)
-
-    def _recipe(self, rate: float) -> TrainConfig:
-        """How float weights are trained, at this share of the usual learning rate."""
-        recipe = float_recipe(len(self.dataset.train)).at_batch(self.budget.batch)
-        return replace(recipe, learning_rate=recipe.learning_rate * rate)
+        return train(recipe=shared_recipe(samples), objective=objective)
 
     def _weights(self, name: str) -> Path:
         return self.folder / "weights" / f"{name}.safetensors"

@@ -85,6 +85,17 @@ def float_recipe(samples: int) -> TrainConfig:
     return TrainConfig(optimizer=Optimizer.SGD, learning_rate=0.1, weight_decay=5e-4, warmup=0.1)
 
 
+def shared_recipe(samples: int) -> TrainConfig:
+    """How weights that are trained already are shared with exits that are not, on a training set of this many samples.
+
+    AdamW, because a branch has but a small share of the loss and some of the steps: with SGD at a quarter of the static
+    network's rate it hardly learns, at a rate of its own it disturbs the backbone. ResNet-8 on CIFAR-10, 4 epochs of
+    9,600 images from 86.4 %, on 2,000 of validation: the deepest exit keeps 85.1 % (SGD 83.5 %), a convolution after
+    block 2 reaches 51.5 % (29.4 %); at 1e-3 85.4 and 46.9 %, at 4e-3 83.8 and 54.6 %.
+    """
+    return TrainConfig(learning_rate=1e-3 if samples < FEW_SAMPLES else 2e-3)
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """What happened, one record per epoch, those before a resumption included."""
