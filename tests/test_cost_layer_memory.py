@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layer_zoo import add, conv, dense, mobilenetv2, pool, resnet8, unique_layers
+from offramp.cost import engine_memory
 from offramp.cost.engine import FastCostModel
+from offramp.errors import AccelerationError
 from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.accelerator import Accelerator, Array, Core, CoreKind, Memory, Move, Operand, Port, PricingModel
 from offramp.ir.workload import Layer, Op
@@ -138,6 +140,28 @@ def test_more_memory_or_bandwidth_never_costs_more_cycles_on_known_chips(
 ) -> None:
     small = shrunk(CHIPS[name], by)
     never_dearer([layer], small, data.draw(grown(small)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(layers(), min_size=1, max_size=3), st.one_of(cores(), st.sampled_from(sorted(CHIPS)).map(CHIPS.get)))
+def test_short_cuts_of_the_search_change_no_price(zoo: list[Layer], chip: Accelerator) -> None:
+    quick = MODEL.layer_costs(zoo, chip)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_memory, "SLACK", np.inf)
+        slow = MODEL.layer_costs(zoo, chip)
+    np.testing.assert_array_equal(quick.cycles, slow.cycles)
+    np.testing.assert_array_equal(quick.energy_pj, slow.energy_pj)
+    np.testing.assert_array_equal(quick.peak_bytes, slow.peak_bytes)
+
+
+def test_a_core_of_more_memories_than_the_search_has_room_for_is_refused() -> None:
+    core = Core(name="tower", kind=CoreKind.DIGITAL, array=Array(dimensions=(("D1", 2),), mac_pj=0.1))
+    levels = [memory(f"sram{i}", 64 << i, 64, list(Operand), ["D1"]) for i in range(9)]
+    chip = Accelerator(name="high", clock_mhz=100.0, cores=(replace(core, memories=tuple(levels[1:])),))
+    assert np.isfinite(MODEL.layer_costs([dense("l", "input", 4, 4)], chip).cycles).any()
+    chip = replace(chip, cores=(replace(core, memories=tuple(levels)),))
+    with pytest.raises(AccelerationError, match="core tower: 9 memories of one operand; wanted at most 8"):
+        MODEL.layer_costs([dense("l", "input", 4, 4)], chip)
 
 
 @pytest.mark.parametrize("name", ["tpu-like", "in-memory-analog"])

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from offramp.cost.analytic import diana_costs, scalar_costs
-from offramp.cost.engine_memory import hierarchy_costs
 from offramp.cost.model import VARIANTS, CoreCosts, LayerCosts, append, infeasible, join, place, scatter, spread
 from offramp.cost.promotion import promoted, take_cheaper
 from offramp.cost.table import table_costs
@@ -79,7 +78,7 @@ class FastCostModel:
             return infeasible(len(layers))
         chosen = [layers[i] for i in able]
         if core.model is PricingModel.HIERARCHY:
-            costs = hierarchy_costs(chosen, core, chip, self.variants)
+            costs = _hierarchy_costs(chosen, core, chip, self.variants)
             self._second_inputs(costs, chosen, core, chip)
             self._promote(costs, chosen, core, chip)
         else:
@@ -92,7 +91,7 @@ class FastCostModel:
         inside = [v for v in self.variants if v & 2]
         if not adds or not inside:
             return
-        new = hierarchy_costs([layers[i] for i in adds], second_input_on_chip(core, chip), chip, inside)
+        new = _hierarchy_costs([layers[i] for i in adds], second_input_on_chip(core, chip), chip, inside)
         quick = np.isfinite(new.cycles[inside]) & (new.cycles[inside] <= costs.cycles[np.ix_(inside, adds)])
         variant, place = np.nonzero(quick)
         own = (np.array(inside)[variant], place)
@@ -115,6 +114,13 @@ class FastCostModel:
         own = spread(costs, rows)
         take_cheaper(own, spread(above, [ups.index(up) for _, up in steps]))
         place(costs, rows, own)
+
+
+def _hierarchy_costs(layers: list[Layer], core: Core, chip: Accelerator, variants: Sequence[int]) -> CoreCosts:
+    """Of cores of the hierarchy model; only they pay for loading the compiled search."""
+    from offramp.cost.engine_memory import hierarchy_costs
+
+    return hierarchy_costs(layers, core, chip, variants)
 
 
 def _anonymous_layer(layer: Layer) -> Layer:

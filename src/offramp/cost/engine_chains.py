@@ -1,170 +1,187 @@
-"""Which loop factors every memory may keep: all nested sets that fit, for every row of a batch.
+"""Which loop factors every memory may keep: all nested sets that fit, of one row.
 
 A mapping keeps below each boundary a set of loop factors, written as a bit mask; the sets of all operands and levels
 nest, since they are prefixes of one order of the loops. What may be kept depends on the size of a memory alone, and a
 larger memory may keep all that a smaller one may: from this follows that more memory never costs more cycles
-(docs/formulas.md). No bandwidths and no energies here.
+(docs/formulas.md). A chain is given up when what is chosen already takes longer than the layer's price.
 """
-
-from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_hierarchy import Hierarchy
-from offramp.cost.engine_layers import Floats
-from offramp.cost.engine_loops import Bytes, kept_masks
-from offramp.cost.engine_tables import O, Tables
+from offramp.cost.engine_compile import compiled
+from offramp.cost.engine_tables import partial
+from offramp.cost.engine_view import MOST, Flags, I, Ints, O, Record, W
 
-Flags = NDArray[np.bool_]
-
-Slot = tuple[int, int]
-"""(operand, boundary) of a cut that has to be chosen."""
+CHAIN = np.dtype((np.record, [("row", "i8"), ("masks", "u1", (3, MOST + 1))]))
+"""Nested sets of a row: factors below every boundary, everything below the highest one."""
 
 
-def fits_whole(tables: Tables) -> Flags:
-    """(rows, memories) whether a memory can take all loops of all its operands at once."""
-    h = tables.hierarchy
-    columns = []
-    for index, memory in enumerate(h.core.memories):
-        held = [(op, levels.index(index)) for op, levels in enumerate(h.levels) if index in levels]
-        need = sum((_whole_bits(tables, op, level) for op, level in held), start=np.zeros(tables.count))
-        columns.append(need <= memory.size_bits)
-    return np.stack(columns, axis=1)
+LOADS = np.dtype((np.record, [("waits", "f8", (3, MOST, 2)), ("shared", "u1", (3, MOST, 2)), ("ways", "f8", (2, 3))]))
+"""What is loaded before, or unloaded after, the computation.
+
+waits: (operand, boundary, upper) cycles of it at a port; shared: whether that carries both inputs and weights; ways:
+scratch.
+"""
 
 
-def _whole_bits(tables: Tables, op: int, level: int) -> Floats:
-    tile = tables.held_at_full(op, level)
-    bits = tables.rows.bits[:, 2:].max(axis=1) if op == O else tables.rows.bits[:, op]
-    return np.asarray(tile * bits)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Chains:
-    """Nested sets of some rows; cuts that are not chosen (yet) are taken to keep everything.
-
-    Attributes:
-        row: (chains,) row of each.
-        chosen: (chains,) masks of every cut chosen so far.
-    """
-
-    tables: Tables
-    row: NDArray[np.intp]
-    chosen: dict[Slot, Bytes]
-
-    def take(self, index: NDArray[np.intp]) -> "Chains":
-        """Some of the chains."""
-        return Chains(self.tables, self.row[index], {slot: mask[index] for slot, mask in self.chosen.items()})
-
-    def mask(self, op: int, b: int) -> Bytes:
-        """(chains,) factors below a boundary."""
-        if (op, b) in self.chosen:
-            return self.chosen[op, b]
-        everything: Bytes = self.tables.full.astype(np.uint8)[self.row]
-        return everything
-
-    def joined(self, slot: Slot, hierarchy: Hierarchy, whole: Flags, *, useful: bool = False) -> "Chains":
-        """Every chain extended by every set of one more cut with which it nests, where memories have room for it.
-
-        `whole` (rows, memories) says which memories must take everything; `useful` leaves out cuts that hold more
-        than the level below and yet save no traffic, having nothing but new elements on top.
-        """
-        allowed = _allowed(self.tables, hierarchy, slot, whole)
-        count = allowed.sum(axis=1)
-        values = np.nonzero(allowed)[1].astype(np.uint8)
-        often = count[self.row]
-        source = np.repeat(np.arange(self.row.size), often)
-        offset = np.arange(source.size) - np.repeat(np.cumsum(often) - often, often)
-        new = values[(np.cumsum(count) - count)[self.row][source] + offset]
-        nests = np.ones(new.size, dtype=bool)
-        for (op, b), mask in self.chosen.items():
-            old = mask[source]
-            both = old & new
-            nests &= both == (old if b < slot[1] else new) if op == slot[0] else (both == old) | (both == new)
-        kept = np.flatnonzero(nests)
-        if useful:
-            kept = kept[self._saves(slot, new[kept], source[kept])]
-        chains = self.take(source[kept])
-        chains.chosen[slot] = new[kept]
-        return chains.fitting(hierarchy, whole, hierarchy.levels[slot[0]][slot[1] - 1])
-
-    def _saves(self, slot: Slot, new: Bytes, source: NDArray[np.intp]) -> Flags:
-        """(chains,) whether a cut keeps everything, no more than the cut below it, or a factor that reuses on top."""
-        t, (op, b) = self.tables, slot
-        row, below = self.row[source], np.zeros_like(new)
-        for mask in self.chosen.values():
-            below = np.maximum(below, mask[source] * (mask[source] < new))
-        least = self.chosen[op, b - 1][source] if (op, b - 1) in self.chosen else np.zeros_like(new)
-        saving = (t.full & ~t.fresh_masks[op]).astype(np.uint8)[row]
-        return np.asarray((new & ~below & saving != 0) | (new == least) | (new == t.full.astype(np.uint8)[row]))
-
-    def fitting(self, hierarchy: Hierarchy, whole: Flags, first: int = 0) -> "Chains":
-        """Without those that overfill a memory, from the first given one on, all of whose cuts are chosen."""
-        chains = self
-        for index in range(first, len(hierarchy.core.memories)):
-            if _slots(hierarchy, index) <= chains.chosen.keys() and not whole[:, index].all():
-                fits = chains.bits_in(index, hierarchy) <= hierarchy.core.memories[index].size_bits
-                chains = chains.take(np.flatnonzero(fits | whole[chains.row, index]))
-        return chains
-
-    def bits_in(self, memory: int, hierarchy: Hierarchy) -> Floats:
-        """(chains,) bits that a memory holds."""
-        t, total = self.tables, np.zeros(self.row.size)
-        double = hierarchy.core.memories[memory].double_buffered
-        for op, level in hierarchy.held_in(memory):
-            place = self.row * t.masks.size + self.mask(op, level + 1)
-            partial, final = held_sizes(t, op, level, double=double)
-            bits = final.take(place)
-            if op == O and level:
-                unfinished = t.partial(level).take(self.row * t.masks.size + self.mask(op, level))
-                bits = np.where(unfinished, partial.take(place), bits)
-            total += bits
-        return total
-
-
-def start(tables: Tables) -> Chains:
-    """One chain of every row, no cut chosen."""
-    return Chains(tables, np.arange(tables.count), {})
-
-
-def cuts_below(hierarchy: Hierarchy, memories: Collection[int]) -> list[Slot]:
-    """Cuts that lie above some memories, from the innermost memory outwards."""
-    return [
-        (op, levels.index(memory) + 1)
-        for memory in sorted(memories)
-        for op, levels in enumerate(hierarchy.levels)
-        if memory in levels[:-1]
-    ]
-
-
-def _slots(hierarchy: Hierarchy, memory: int) -> set[Slot]:
-    """Cuts that decide what a memory holds."""
-    held = hierarchy.held_in(memory)
-    return {(op, b) for op, level in held for b in (level, level + 1) if 0 < b < len(hierarchy.levels[op])}
-
-
-def _allowed(t: Tables, hierarchy: Hierarchy, slot: Slot, whole: Flags) -> Flags:
-    """(rows, masks) sets that one memory may keep of one operand as far as that operand alone tells."""
-    op, memory = slot[0], hierarchy.levels[slot[0]][slot[1] - 1]
-    spec = hierarchy.core.memories[memory]
-    sizes = np.minimum(*held_sizes(t, op, slot[1] - 1, double=spec.double_buffered))
-    kept = kept_masks(t.rows.patterns, t.loops) & (sizes <= spec.size_bits)
-    whole_only = whole[:, memory] | (t.rows.bits[:, op] == 0)
-    return np.where(whole_only[:, None], t.masks == t.full[:, None], kept)
-
-
-def held_sizes(t: Tables, op: int, level: int, *, double: bool) -> tuple[Floats, Floats]:
-    """(rows, masks) bits of a level's tile: where partial sums come into it from below, and where they do not."""
-    tile = t.held(op, level)
-    if double:
-        whole = t.at_full(tile)[:, None]
-        tile = np.where(tile < whole, 2.0 * tile, tile)
+@compiled
+def held_bits(view: Record, t: Record, op: int, level: int, mask: int, below: int) -> float:
+    """Bits that a memory needs for a level that keeps some factors, of which `below` lie under the level itself."""
+    tile = t.held[op, level, mask]
+    if view.double[view.memory[op, level]] and tile < t.held[op, level, t.full]:
+        tile = 2.0 * tile
     if op != O:
-        sizes = tile * t.rows.bits[:, op, None]
-        return sizes, sizes
-    final = tile * t.rows.bits[:, 2, None]
-    if level == 0:
-        sizes = np.where(t.partial(0)[:, :1], tile * t.rows.bits[:, 3, None], final)
-        return sizes, sizes
-    return tile * t.rows.bits[:, 3, None], final
+        return float(tile * t.bits[op])
+    return float(tile * (t.bits[3] if partial(t, level, below if level else 0) else t.bits[2]))
+
+
+@compiled
+def allowed(view: Record, t: Record, op: int, b: int, whole: bool, sets: NDArray[np.uint8]) -> int:
+    """How many sets a memory may keep of one operand as far as that operand alone tells, written to `sets`."""
+    full = t.full
+    if whole or t.bits[op] == 0:
+        sets[0] = full
+        return 1
+    count, size = 0, view.room[view.memory[op, b - 1]]
+    for mask in range(full + 1):
+        fits = held_bits(view, t, op, b - 1, mask, full) <= size or held_bits(view, t, op, b - 1, mask, 0) <= size
+        for f in range(t.number):
+            other = t.before[f]
+            fits &= other < 0 or mask >> other & 1 >= mask >> f & 1
+        if fits:
+            sets[count] = mask
+            count += 1
+    return count
+
+
+@compiled
+def nests(chosen: Ints, cuts: Ints, k: int, new: int) -> bool:
+    """Whether a set for a cut nests with those `chosen` for the `k` cuts before it."""
+    for j in range(k):
+        old = chosen[j]
+        both = old & new
+        if both != old and (both != new or (cuts[j, 0] == cuts[k, 0] and cuts[j, 1] < cuts[k, 1])):
+            return False
+        if both != new and cuts[j, 0] == cuts[k, 0] and cuts[j, 1] > cuts[k, 1]:
+            return False
+    return True
+
+
+@compiled
+def saves(t: Record, chosen: Ints, cuts: Ints, k: int, new: int) -> bool:
+    """Whether a cut keeps everything, no more than the cut below it, or a factor that reuses on top."""
+    op, b, below, least = cuts[k, 0], cuts[k, 1], 0, 0
+    for j in range(k):
+        old = chosen[j]
+        if old < new:
+            below = max(below, old)
+        if cuts[j, 0] == op and cuts[j, 1] == b - 1:
+            least = old
+    return new & ~below & t.full & ~t.fresh[op] != 0 or new == least or new == t.full
+
+
+@compiled
+def checks(view: Record, cuts: Ints, count: int, needed: Ints) -> None:
+    """How many cuts must be chosen before what a memory holds is known, written to `needed`."""
+    for memory in range(view.memories):
+        needed[memory] = 0
+        for k in range(count):
+            level = view.level[memory, cuts[k, 0]]
+            if level >= 0 and (cuts[k, 1] == level or cuts[k, 1] == level + 1):
+                needed[memory] = k + 1
+
+
+@compiled
+def fits(view: Record, t: Record, masks: Ints, needed: Ints, chosen: int, whole: Flags) -> bool:
+    """Whether no memory overflows of which all is known since the last of `chosen` cuts."""
+    for memory in range(view.memories):
+        if needed[memory] == chosen and not whole[memory]:
+            total = 0.0
+            for op in (O, W, I):
+                level = view.level[memory, op]
+                if level >= 0:
+                    total += held_bits(view, t, op, level, masks[op, level + 1], masks[op, level])
+            if total > view.room[memory]:
+                return False
+    return True
+
+
+@compiled
+def bound(view: Record, t: Record, masks: Ints, cuts: Ints, chosen: int, count: int, loads: Record) -> float:
+    """Cycles that no order of a chain undercuts, of whose cuts some are `chosen`.
+
+    A port that must move more than the computation has cycles for stalls for the rest, and a duty that needs longer
+    than its period stalls each time. What is loaded once takes at least as long as one innermost tile of it.
+    """
+    late, traffic = 0.0, 0.0
+    no_loads(view, loads)
+    for gate in range(view.gates - 1, -1, -1):
+        lacks, taken = 0.0, 0.0
+        for u in range(view.gate_uses[gate, 0], view.gate_uses[gate, 1]):
+            op, b, upper, sums = view.uses[u, 0], view.uses[u, 1], view.uses[u, 2], view.uses[u, 3]
+            mask = masks[op, b] if b else t.reuse[op] if op != O else 0
+            bits = t.upper[op, b, mask] if upper else t.lower[op, b, mask]
+            cycles, times = np.ceil(bits / view.gate_bits[gate]), t.times[mask]
+            if not sums or partial(t, b, mask):
+                lacks += max(cycles - np.ceil(t.cycles[mask] * view.passes), 0.0) * (times - 1.0)
+                taken += cycles * (times - 1.0)
+            if not sums and b:
+                if times == 1.0:
+                    least = _innermost(view, t, op, masks, cuts, chosen, count)
+                    cycles = min(cycles, np.ceil(least / view.gate_bits[gate]))
+                loads.waits[op, b, upper], loads.shared[op, b, upper] = cycles, view.gate_shared[gate]
+        late, traffic = max(late, lacks), max(traffic, taken)
+    stall = max(traffic - t.total * np.ceil(view.passes), late)
+    onload, offload = loading(view, loads)
+    return float(t.total * view.passes + stall + onload + offload + t.drain)
+
+
+@compiled
+def no_loads(view: Record, loads: Record) -> None:
+    """Start afresh."""
+    for op in range(3):
+        for b in range(view.count[op]):
+            loads.waits[op, b, 0] = loads.waits[op, b, 1] = 0.0
+            loads.shared[op, b, 0] = loads.shared[op, b, 1] = False
+
+
+@compiled
+def loading(view: Record, loads: Record) -> tuple[float, float]:
+    """Cycles before the first operation and after the last."""
+    for op in (I, W):
+        shared, half, separate = 0.0, 0.0, 0.0
+        for b in range(1, view.count[op]):
+            longest = max(loads.waits[op, b, 0], loads.waits[op, b, 1])
+            if loads.shared[op, b, 0] and loads.shared[op, b, 1]:
+                shared += longest
+            elif loads.shared[op, b, 0] or loads.shared[op, b, 1]:
+                half = longest
+            else:
+                separate += longest
+        loads.ways[op, 0], loads.ways[op, 1], loads.ways[op, 2] = shared, half, separate
+    i, w = loads.ways[I], loads.ways[W]
+    inputs = i[0] + max(w[0] + w[1] + w[2], i[1] + i[2])
+    weights = w[0] + max(i[0] + i[1] + i[2], w[1] + w[2])
+    offload = 0.0
+    for b in range(1, view.count[O]):
+        offload += max(loads.waits[O, b, 0], loads.waits[O, b, 1])
+    return min(inputs, weights), offload
+
+
+@compiled
+def _innermost(view: Record, t: Record, op: int, masks: Ints, cuts: Ints, chosen: int, count: int) -> float:
+    """Bits of an operand's innermost tile, the least that it may be where its cut is open."""
+    for k in range(chosen, count):
+        if cuts[k, 0] == op and cuts[k, 1] == 1:
+            return float(t.tile[op, 0, 0] * (min(t.bits[2], t.bits[3]) if op == O else t.bits[op]))
+    return tile_bits(view, t, op, 0, masks[op, 1])
+
+
+@compiled
+def tile_bits(view: Record, t: Record, op: int, level: int, above: int) -> float:
+    """Bits of a level's tile, `above` being the factors below the boundary over it."""
+    width = t.bits[op]
+    if op == O and level + 1 < view.count[O] and partial(t, level + 1, above):
+        width = t.bits[3]
+    return float(t.tile[op, level, above] * width)

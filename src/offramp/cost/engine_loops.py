@@ -7,16 +7,11 @@ that everything a mapping decides can be looked up by mask. No memory and no cos
 
 from functools import lru_cache
 
-import numpy as np
-from numpy.typing import NDArray
-
 FACTORS = 6
 """Most factors that are permuted, unless a layer has more loops (LOMA's lpf_limit in ZigZag)."""
 
 Factor = tuple[int, int]
 """(loop index, size)."""
-
-Bytes = NDArray[np.uint8]
 
 
 @lru_cache(maxsize=65536)
@@ -46,32 +41,7 @@ def prime_factors(n: int) -> tuple[int, ...]:
     return (*found, n) if n > 1 or not found else tuple(found)
 
 
-@lru_cache(maxsize=4096)
-def _kept_masks(pattern: tuple[int, ...], length: int) -> NDArray[np.bool_]:
-    masks = np.arange(1 << length)
-    kept = masks < 1 << len(pattern)
-    for i, first in enumerate(pattern):
-        if first != i:
-            before = max(j for j in range(i) if pattern[j] == first)
-            kept &= (masks >> before & 1) >= (masks >> i & 1)
-    return np.asarray(kept)
-
-
-def kept_masks(patterns: tuple[tuple[int, ...], ...], length: int) -> NDArray[np.bool_]:
-    """(rows, 2^length) which sets of factors differ: of equal factors (see `pattern_of`) the first are taken first."""
-    return np.stack([_kept_masks(pattern, length) for pattern in patterns])
-
-
 def pattern_of(factors: tuple[Factor, ...], alike: tuple[int, ...]) -> tuple[int, ...]:
     """For every factor the index of the first equal one, `alike` giving for every loop the first of its kind."""
     known = [(alike[loop], size) for loop, size in factors]
     return tuple(map(known.index, known))
-
-
-def subset_products(factors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Products over every subset: (..., n) factors to (..., 2^n), indexed by mask."""
-    table = np.ones((*factors.shape[:-1], 1 << factors.shape[-1]))
-    for i in range(factors.shape[-1]):
-        half = 1 << i
-        np.multiply(table[..., :half], factors[..., i : i + 1], out=table[..., half : 2 * half])
-    return table

@@ -5,117 +5,49 @@ a whole layer. The result of the best row of each layer is split by memory. Foll
 one core.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_chains import Chains, Slot, cuts_below, fits_whole, start
-from offramp.cost.engine_hierarchy import BETWEEN, LAST, OPERANDS, OWN, Hierarchy, hierarchy_of, shared_memories
+from offramp.cost.engine_hierarchy import OPERANDS, Hierarchy, hierarchy_of
 from offramp.cost.engine_in_memory import array_energy
 from offramp.cost.engine_layers import Floats, Rows, rows_of
 from offramp.cost.engine_loops import FACTORS
-from offramp.cost.engine_search import Priced, Search, least_of
+from offramp.cost.engine_mappings import mappings, shares
 from offramp.cost.engine_spatial import widened
-from offramp.cost.engine_tables import O, Tables
+from offramp.cost.engine_view import Ints, Records, lines_of, view_of
 from offramp.cost.layer_form import Form, form_of
 from offramp.cost.model import VARIANTS, CoreCosts, infeasible
 from offramp.cost.variants import core_of_variant
 from offramp.ir.accelerator import Accelerator, Core, Operand
 from offramp.ir.workload import Layer
 
-np.empty(1 << 24, dtype=np.uint8)
-"""Freed at once: from then on the C library keeps freed blocks up to this size and need not ask for fresh pages."""
-
-CHUNK = 192
-"""Rows searched at once: enough to amortise a call, few enough for the processor's cache."""
-
-
-MANY = 4000
-"""Chains that are listed once for all variants; further cuts join under a bound, variant by variant."""
-
 STREAMED = ("Pooling",)
 """Kinds of layers that are priced as a stream: what no weight waits for may start as early as it likes."""
 
-CREDIT = 0.125
-"""How much less a layer may cost, where memories between the array and the last ones hold parts, than where they hold
-all; beyond that the credit for an early start is given however much they hold."""
+SLACK = 1.0
+"""How much more than the price a lower bound may be before a chain is left out; infinite to try every one."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Rows searched together, for all variants of a core; `whole` (rows, memories): which take everything of a row.
+    """Rows searched together, for all variants of a core.
 
-    A layer is first priced as if all memories of the whole array took everything. That is what it costs where they do,
-    and what it costs at least where they do not (see `CREDIT`): a memory that holds a part is not credited with an
-    earlier start than one that holds all, for then more memory could cost cycles.
+    Attributes:
+        rows, lines: the rows that differ, layer by layer, and the same as the search reads them.
+        starts, streams: first row of every group, and after the last; whether it is priced as a stream.
+        place: (rows,) place of a row among all rows, which decides between equals.
+        outer: the core with all its memories.
     """
 
-    def __init__(self, index: NDArray[np.intp], tables: Tables) -> None:
-        self.index, self.tables = index, tables
-        self.kinds = shared_memories(tables.hierarchy)
-        self.whole = fits_whole(tables)
-        self.streams = tables.rows.kind[0] in STREAMED
-        self.own, self.rest = start(tables), []
-        for cut in self._cuts(tables.hierarchy, OWN):
-            if self.own.row.size > MANY:
-                self.rest.append(cut)
-            else:
-                self.own = self.own.joined(cut, tables.hierarchy, np.broadcast_to(self.kinds != OWN, self.whole.shape))
-
-    def price(self, hierarchy: Hierarchy, passes: float) -> Priced:
-        """The best mappings."""
-        names = [m.name for m in self.tables.hierarchy.core.memories]
-        used = [names.index(m.name) for m in hierarchy.core.memories]
-        whole, kinds = self.whole[:, used], self.kinds[used]
-        base = self._ending(hierarchy)
-        own = [(op, b) for op, b in self.rest if b < len(hierarchy.levels[op])]
-        if self.streams:
-            cuts, none = self._cuts(hierarchy, BETWEEN) + self._cuts(hierarchy, LAST), np.zeros_like(whole)
-            search = Search(hierarchy, passes, base.fitting(hierarchy, none), own, cuts, none)
-            return search.run(np.zeros(self.tables.count), 0.0)
-        roomy = np.broadcast_to(kinds != OWN, whole.shape)
-        best = Search(hierarchy, passes, base, own, (), roomy).run(np.zeros(self.tables.count), 0.0)
-        between = self._cuts(hierarchy, BETWEEN)
-        if between:
-            last = np.broadcast_to(kinds == LAST, whole.shape)
-            best = Search(hierarchy, passes, base, own, between, last).run(self._of_layers(best), CREDIT)
-        short = (~whole)[:, kinds == LAST].any(axis=1)
-        if not short.any():
-            return best
-        rows = np.flatnonzero(np.isin(self.tables.rows.layer, self.tables.rows.layer[short]))
-        tight = np.zeros(self.tables.count, dtype=bool)
-        tight[rows] = True
-        full = whole & (kinds == LAST)
-        mine = base.take(np.flatnonzero(tight[base.row])).fitting(hierarchy, full)
-        fixed = full[rows].all(axis=0) & (kinds == LAST)
-        cuts = [
-            (op, b)
-            for op, b in between + self._cuts(hierarchy, LAST)
-            if not fixed[list(hierarchy.levels[op][b - 1 :])].all()
-        ]
-        search = Search(hierarchy, passes, mine, own, cuts, full)
-        return best.replaced(rows, search.run(self._of_layers(best), np.inf))
-
-    def _cuts(self, hierarchy: Hierarchy, kind: int) -> list[Slot]:
-        kinds = shared_memories(hierarchy)
-        return cuts_below(hierarchy, np.flatnonzero(kinds == kind).tolist())
-
-    def _ending(self, hierarchy: Hierarchy) -> Chains:
-        """Chains that keep everything in the memories that are the highest of their operand here."""
-        chains = self.own
-        for op, levels in enumerate(hierarchy.levels):
-            for b in range(len(levels), len(self.tables.hierarchy.levels[op])):
-                if (op, b) in chains.chosen:
-                    chains = chains.take(np.flatnonzero(chains.chosen[op, b] == chains.tables.full[chains.row]))
-        if any(shared_memories(hierarchy)[levels[-1]] == OWN for levels in hierarchy.levels):
-            kinds = shared_memories(hierarchy)
-            chains = chains.fitting(hierarchy, np.broadcast_to(kinds != OWN, (self.tables.count, kinds.size)))
-        return chains
-
-    def _of_layers(self, priced: Priced) -> Floats:
-        """(rows,) what each row's layer costs."""
-        layer = np.unique(self.tables.rows.layer, return_inverse=True)[1]
-        return least_of(priced.cycles, layer, self.tables.count)[layer]
+    rows: Rows
+    lines: Records
+    starts: Ints
+    streams: NDArray[np.bool_]
+    place: NDArray[np.intp]
+    outer: Hierarchy
 
 
 def hierarchy_costs(
@@ -144,7 +76,7 @@ def _costs(forms: Sequence[Form], core: Core, chip: Accelerator, variants: Seque
     if not rows.factors:
         return costs
     done: dict[Core, int] = {}
-    batches: list[Batch] = []
+    batch: Batch | None = None
     for variant in variants:
         view = core_of_variant(core, chip, variant)
         if view in done:
@@ -153,8 +85,9 @@ def _costs(forms: Sequence[Form], core: Core, chip: Accelerator, variants: Seque
         done[view] = variant
         hierarchy = hierarchy_of(view)
         if hierarchy is not None:
-            batches = batches or list(_groups(rows, hierarchy))
-            _fill(costs, variant, hierarchy, rows, batches, chip.clock_mhz)
+            passes = _passes(view, chip.clock_mhz)
+            batch = batch or _batch(rows, hierarchy, passes)
+            _fill(costs, variant, hierarchy, batch, passes)
     return costs
 
 
@@ -164,39 +97,26 @@ def _copy_variant(costs: CoreCosts, source: int, target: int) -> None:
         array[target] = array[source]
 
 
-def _fill(
-    costs: CoreCosts, variant: int, hierarchy: Hierarchy, rows: Rows, batches: list[Batch], clock_mhz: float
-) -> None:
+def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, batch: Batch, passes: float) -> None:
     """Search all rows of one variant and keep the best row of every layer."""
-    core = hierarchy.core
+    core, rows, view = hierarchy.core, batch.rows, view_of(hierarchy, passes)
     assert core.array is not None
-    passes = _passes(core, clock_mhz)
     operations = rows.sizes.prod(axis=1)
     mac = array_energy(rows, core) if core.in_memory else operations * core.array.mac_pj
-    count = len(rows.factors)
-    cycles, energy = np.full(count, np.inf), np.full(count, np.inf)
-    groups: list[tuple[NDArray[np.intp], Tables, Priced]] = []
-    owner = np.zeros((count, 2), dtype=np.intp)
-    for batch in batches:
-        index, tables = batch.index, batch.tables
-        priced = batch.price(hierarchy, passes)
-        cycles[index], energy[index] = priced.cycles, priced.memory_pj + mac[index]
-        owner[index, 0], owner[index, 1] = len(groups), np.arange(index.size)
-        groups.append((index, tables, priced))
-    order = np.lexsort((energy, cycles, rows.layer))
-    first = np.unique(rows.layer[order], return_index=True)[1]
-    best = order[first]
+    names = [m.name for m in batch.outer.core.memories]
+    used = np.array([names.index(m.name) for m in core.memories], dtype=np.int64)
+    outer = view_of(batch.outer, passes)
+    found = mappings(view, outer, used, batch.lines, batch.starts, batch.streams, SLACK)
+    cycles, energy = found["cycles"], found["energy"] + mac
+    order = np.lexsort((batch.place, energy, cycles, rows.layer))
+    best = order[np.flatnonzero(np.diff(rows.layer[order], prepend=-1))]
     best = best[np.isfinite(cycles[best])]
     at = rows.layer[best]
     costs.cycles[variant, at], costs.energy_pj[variant, at] = cycles[best], energy[best]
     ideal = np.ceil(np.ceil(operations[best] / core.array.units) * passes)
     costs.utilization[variant, at] = np.minimum(ideal / cycles[best], 1.0)
-    shape = costs.cycles.shape
-    costs.parts.setdefault("mac", np.zeros(shape))[variant, at] = mac[best]
-    for number, (_, tables, priced) in enumerate(groups):
-        chosen = owner[best, 0] == number
-        if chosen.any():
-            _split(costs, variant, hierarchy, tables, priced, owner[best[chosen], 1], at[chosen])
+    costs.parts.setdefault("mac", np.zeros(costs.cycles.shape))[variant, at] = mac[best]
+    _split(costs, variant, hierarchy, at, *shares(view, batch.lines[best], found[best]))
 
 
 def _passes(core: Core, clock_mhz: float) -> float:
@@ -208,19 +128,24 @@ def _passes(core: Core, clock_mhz: float) -> float:
     return 1.0
 
 
-def _groups(rows: Rows, hierarchy: Hierarchy) -> Iterator[Batch]:
-    """Rows that differ, by how many factors they have, in chunks that never part the rows of a layer."""
-    groups: dict[tuple[int, bool], list[int]] = {}
-    for i in _distinct(rows, hierarchy).tolist():
-        groups.setdefault((max(FACTORS, len(rows.factors[i])), rows.kind[i] in STREAMED), []).append(i)
-    for (length, _), members in sorted(groups.items()):
-        same = np.array(members)
-        starts = np.flatnonzero(np.diff(rows.layer[same], prepend=-1))
-        chunk = starts // CHUNK
-        firsts = starts[np.flatnonzero(np.diff(chunk, prepend=-1))].tolist()
-        for first, last in zip(firsts, [*firsts[1:], same.size], strict=True):
-            index = same[first:last]
-            yield Batch(index, Tables(rows.take(index), hierarchy, length))
+def _batch(rows: Rows, hierarchy: Hierarchy, passes: float) -> Batch:
+    """Rows that differ, those of a layer with as many factors together."""
+    place = _distinct(rows, hierarchy)
+    rows = rows.take(place)
+    kinds = [(max(FACTORS, len(fs)), kind in STREAMED) for fs, kind in zip(rows.factors, rows.kind, strict=True)]
+    order = sorted(range(place.size), key=lambda i: (rows.layer[i], *kinds[i], i))
+    index = np.array(order, dtype=np.intp)
+    rows = rows.take(index)
+    groups = [(int(rows.layer[n]), kinds[i]) for n, i in enumerate(order)]
+    starts = [n for n, group in enumerate(groups) if not n or group != groups[n - 1]]
+    return Batch(
+        rows=rows,
+        lines=lines_of(rows),
+        starts=np.array([*starts, len(groups)], dtype=np.int64),
+        streams=np.array([groups[n][1][1] for n in starts], dtype=bool),
+        place=place[index],
+        outer=hierarchy,
+    )
 
 
 def _distinct(rows: Rows, hierarchy: Hierarchy) -> NDArray[np.intp]:
@@ -232,37 +157,20 @@ def _distinct(rows: Rows, hierarchy: Hierarchy) -> NDArray[np.intp]:
 
 
 def _split(
-    costs: CoreCosts,
-    variant: int,
-    h: Hierarchy,
-    tables: Tables,
-    priced: Priced,
-    rows: NDArray[np.intp],
-    at: NDArray[np.intp],
+    costs: CoreCosts, variant: int, h: Hierarchy, at: NDArray[np.intp], spent: Floats, bytes_held: Floats
 ) -> None:
     """Energy by memory and bytes held, of the best rows."""
     shape = costs.cycles.shape
     names = [m.name for m in h.core.memories]
-    peak = np.zeros(rows.size)
+    peak = np.zeros(at.size)
     for op, levels in enumerate(h.levels):
         for b, index in enumerate(levels):
-            upper, lower = (pj[rows] for pj in priced.crossing_pj[op][b])
-            for place, energy in [(index, upper)] + ([(levels[b - 1], lower)] if b else []):
+            for place, energy in [(index, spent[:, op, b, 0])] + ([(levels[b - 1], spent[:, op, b, 1])] if b else []):
                 part = costs.parts.setdefault(names[place], np.zeros(shape))
                 part[variant, at] += energy
             if h.core.memories[index].off_chip:
                 continue
-            held = _held_bytes(tables, priced, op, b)[rows]
+            held = bytes_held[:, op, b]
             costs.levels.setdefault(names[index], np.zeros(shape))[variant, at] += held
             peak += held if op == OPERANDS.index(Operand.O) or Operand.I in h.core.memories[index].operands else 0.0
     costs.peak_bytes[variant, at] = peak
-
-
-def _held_bytes(tables: Tables, priced: Priced, op: int, level: int) -> Floats:
-    above = priced.masks[op][level + 1] if level + 1 < len(priced.masks[op]) else tables.full
-    tile = np.take_along_axis(tables.tile(op, level, exact=True), above[:, None], axis=1)[:, 0]
-    partial = np.zeros((tables.count, 1), dtype=bool)
-    if op == O and level + 1 < len(priced.masks[op]):
-        partial = np.take_along_axis(tables.partial(level + 1), above[:, None], axis=1)
-    bits = np.broadcast_to(tables.precision(op, partial), (tables.count, 1))[:, 0]
-    return tile * bits * tables.instances(op, level)[:, 0] / 8.0

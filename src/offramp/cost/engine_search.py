@@ -1,280 +1,225 @@
-"""The search over mappings: which chains may win, in which order, and the best.
+"""The search over mappings of one layer: which chains may win, in which order, and the best.
 
-Chains of sets of all rows lie in one flat axis. Only those whose lower bound does not exceed what another mapping of
-the layer is known to take are put in order and priced. The least latency wins, of equals the least energy.
+Only chains whose lower bound does not exceed what another mapping of the layer is known to take are put in order and
+priced. The least latency wins, of equals the least energy.
 """
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_chains import Chains, Slot
-from offramp.cost.engine_fill import completed, fillings
-from offramp.cost.engine_hierarchy import Gate, Hierarchy
-from offramp.cost.engine_latency import Flags, Latency
-from offramp.cost.engine_layers import Floats
-from offramp.cost.engine_loops import Bytes
-from offramp.cost.engine_orders import Orders, joined, ordered, unordered, with_least_runs
-from offramp.cost.engine_tables import I, Masks, O, W
-
-MANY = 1500
-"""Chains that a rough bound thins out before they are looked at more closely."""
-
-FEW = 250
-"""Chains that are all put in order at once."""
+from offramp.cost.engine_chains import CHAIN, allowed, bound, checks, fits, nests, saves
+from offramp.cost.engine_compile import compiled
+from offramp.cost.engine_fill import fill, spent, turns_of
+from offramp.cost.engine_hierarchy import OWN
+from offramp.cost.engine_latency import cycles_of
+from offramp.cost.engine_orders import WISHES, arrange, pieces, same, top_runs, unsure_memories
+from offramp.cost.engine_tables import SETS
+from offramp.cost.engine_view import MEMORIES, MOST, Flags, Ints, Record, Records
 
 EQUAL = 1.0 + 5e-4
 """Mappings within this factor of the least cycles count as equally fast: a hair of time never buys energy."""
 
+FOUND = np.dtype((np.record, [("cycles", "f8"), ("energy", "f8"), ("wish", "i8"), ("masks", "i8", (3, MOST + 1))]))
+"""The best mapping of a row: cycles and picojoules of memories, infinite where nothing fits and where another row of
+the layer is faster; wish of its order; factors below every boundary."""
 
-Crossings = list[list[tuple[Floats, Floats]]]
-"""Per operand and boundary, picojoules at the memory above and at the one below."""
+FAST = np.dtype((np.record, [("chain", "i8"), ("wish", "i8"), ("cycles", "f8")]))
+"""An order that may be fast enough."""
+
+CUTS = 3 * MOST
+"""Most cuts of a core."""
+
+ROOM = np.dtype((np.record, [
+    ("unsure", "u1", MEMORIES), ("needed", "i8", MEMORIES), ("masks", "i8", (3, MOST + 1)),
+    ("keys", "i8", (2, MOST)), ("sets", "u1", (CUTS, SETS)), ("sizes", "i8", CUTS), ("at", "i8", CUTS),
+    ("chosen", "i8", CUTS), ("spare", "u1", (3, MOST)), ("turns", "i8", (6, 3)), ("chains", "i8"), ("fast", "i8"),
+    ("least", "f8"), ("floor", "f8"), ("credit", "f8"), ("slack", "f8"),
+]))  # fmt: skip
+"""What a search knows, and room to work in.
+
+unsure: memories that may have no room to be refilled while they are read; needed: see `engine_chains.checks`; keys: see
+`engine_orders.pieces`; spare, turns: see `engine_fill.turns_of`; masks: scratch.
+sets, sizes, at, chosen: of every cut the sets that it may keep, how many, which is tried, and which it keeps.
+chains, fast: how many there are so far; least: the least cycles so far.
+floor, credit: what the layer costs at least, unless that is more than `credit` times its fastest mapping; slack: how
+much more than the price a lower bound may be before a chain is left out (1; infinite to leave out none).
+"""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Priced:
-    """The best mapping of every row.
+@compiled
+def price(room: Record) -> float:
+    """What a layer is taken to cost by what is known so far."""
+    return float(max(room.least, min(room.floor, room.least * room.credit)))
 
-    Attributes:
-        cycles, memory_pj: (rows,); infinite where nothing fits and where another row of the layer is faster.
-        crossing_pj: per operand and boundary, (rows,) of the energy at the memory above and at the one below.
-        masks: per operand and boundary, (rows,) factors below it.
+
+@compiled
+def search(
+    view: Record, tables: Records, rows: int, cuts: Ints, count: int, whole: Flags,
+    room: Record, moves: Record, loads: Record, orders: Records, found: Records, first: int,
+) -> float:  # fmt: skip
+    """The best mapping of each row that may be its layer's best, written to `found`; returns what the layer costs.
+
+    Searched are chains of the first `count` cuts; `whole` (rows, memories) says which memories take everything.
     """
-
-    cycles: Floats
-    memory_pj: Floats
-    crossing_pj: Crossings
-    masks: list[list[Masks]]
-
-    def replaced(self, rows: NDArray[np.intp], other: "Priced") -> "Priced":
-        """The same with the other's prices for some rows."""
-
-        def put(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-            values = old.copy()
-            values[rows] = new[rows]
-            return values
-
-        return Priced(
-            cycles=put(self.cycles, other.cycles),
-            memory_pj=put(self.memory_pj, other.memory_pj),
-            crossing_pj=[
-                [(put(a, c), put(b, d)) for (a, b), (c, d) in zip(*crossings, strict=True)]
-                for crossings in zip(self.crossing_pj, other.crossing_pj, strict=True)
-            ],
-            masks=[
-                [put(a, b) for a, b in zip(*masks, strict=True)] for masks in zip(self.masks, other.masks, strict=True)
-            ],
+    chains, fast = np.empty(64, dtype=CHAIN), np.empty(64, dtype=FAST)
+    room.chains, room.fast, room.least = 0, 0, np.inf
+    unsure_memories(view, tables, rows, room.unsure)
+    for row in range(rows):
+        chains, fast = _chains(
+            view, tables[row], row, cuts, count, whole[row], room, moves, loads, orders, chains, fast
         )
+    _choose(view, tables, chains, fast, room, orders, found, first)
+    return price(room)
 
 
-class Search:
-    """The mappings of a batch of rows under one hierarchy; `whole` (rows, memories) says which take everything."""
-
-    def __init__(
-        self,
-        hierarchy: Hierarchy,
-        passes: float,
-        base: Chains,
-        own: Sequence[Slot],
-        shared: Sequence[Slot],
-        whole: Flags,
-    ) -> None:
-        """Search chains that extend those of `base` by cuts of single parts of the array and of shared memories."""
-        self.tables, self.hierarchy, self.passes, self.whole = base.tables, hierarchy, passes, whole
-        self.base, self.cuts, self.shared = base, [*own, *shared], shared
-        self.layer = np.unique(self.tables.rows.layer, return_inverse=True)[1]
-        self.family = 2 * self.layer + self.tables.rows.extra
-
-    def run(self, floor: Floats, credit: float) -> Priced:
-        """The best mapping of each row that may be its layer's best.
-
-        A layer takes at least its (rows,) `floor`, unless that is more than `1 + credit` times its fastest mapping.
-        """
-        orders, cycles = self._fastest(floor, 1.0 + credit)
-        filled = fillings(orders)
-        choices = [self._spent(orders, masks) for masks in filled]
-        totals = np.stack([total for total, _ in choices])
-        turn, energy = totals.argmin(axis=0), totals.min(axis=0)
-        rows, best = _first_least(energy, orders.row)
-
-        def spread(values: NDArray[Any], missing: float) -> Floats:
-            full = np.full(self.tables.count, missing)
-            full[rows] = values
-            return full
-
-        def taken(values: Sequence[NDArray[Any]]) -> Floats:
-            return spread(np.choose(turn[best], [value[best] for value in values]), 0.0)
-
-        shape = [(op, range(len(levels))) for op, levels in enumerate(self.hierarchy.levels)]
-        return Priced(
-            cycles=spread(cycles[best], np.inf),
-            memory_pj=spread(energy[best], np.inf),
-            crossing_pj=[
-                [
-                    (taken([p[op][b][0] for _, p in choices]), taken([p[op][b][1] for _, p in choices]))
-                    for b in boundaries
-                ]
-                for op, boundaries in shape
-            ],
-            masks=[[taken([m[op][b] for m in filled]).astype(np.intp) for b in boundaries] for op, boundaries in shape],
-        )
-
-    def _spent(self, orders: Orders, masks: list[list[Bytes]]) -> tuple[Floats, Crossings]:
-        """Picojoules of all that crosses the boundaries, in all and one by one."""
-        parts = [
-            [self.tables.energies(op, b, orders.row, masks[op][b]) for b in range(len(levels))]
-            for op, levels in enumerate(self.hierarchy.levels)
-        ]
-        total = sum((upper + lower for crossing in parts for upper, lower in crossing), start=np.zeros(orders.row.size))
-        return total, parts
-
-    def _fastest(self, floor: Floats, credit: float) -> tuple[Orders, Floats]:
-        """Orders as fast as their layer's price, row by row, and that price."""
-        chains, reached = self.base, np.full((2, self.layer[-1] + 1), np.inf)
-        found: list[Orders] = []
-        for number, cut in enumerate((None, *self.cuts)):
-            if cut is not None:
-                chains = chains.joined(cut, self.hierarchy, self.whole, useful=cut in self.shared)
-            if self.cuts and (cut is None or chains.row.size > MANY):
-                chains, reached = self._promising(chains, self.cuts[number:], reached, floor, credit, found)
-        if chains.row.size > FEW:
-            chains, _ = self._promising(chains, None, reached, floor, credit, found)
-        orders = joined([*found, ordered(unordered(chains, self.hierarchy))])
-        cycles = Latency(orders, self.passes).cycles
-        price = _price(self._least_of_layers(cycles, orders.row), floor, credit)
-        fast = np.flatnonzero(cycles <= (price * EQUAL)[orders.row])
-        fast = self._own(orders.row[fast], fast)
-        orders = orders.take(fast[np.argsort(orders.row[fast], kind="stable")])
-        return orders, price[orders.row]
-
-    def _own(self, row: NDArray[np.intp], fast: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Without unrollings of smaller cores where an unrolling of the core's own is as fast."""
-        extra = self.tables.rows.extra[row]
-        own = np.zeros(self.tables.count, dtype=bool)
-        own[self.layer[row[~extra]]] = True
-        return fast[~extra | ~own[self.layer[row]]]
-
-    def _promising(
-        self,
-        chains: Chains,
-        open_cuts: Sequence[Slot] | None,
-        reached: Floats,
-        floor: Floats,
-        credit: float,
-        found: list[Orders],
-    ) -> tuple[Chains, Floats]:
-        """Chains that may yet set the price of their layer, and what layers are known to take, (2, layers): with an
-        unrolling of the core's own, with one of smaller cores. These are of use where they are faster alone.
-
-        Without open cuts the bound is the time that a chain takes in the best order that any of its levels could wish.
-        """
-        loose = unordered(chains, self.hierarchy)
-        if open_cuts is None:
-            bound = Latency(with_least_runs(loose), self.passes).cycles
-        else:
-            bound = _bound(loose, self.passes, open_cuts)
-        if open_cuts is None or len(open_cuts) == len(self.cuts):
-            reached = np.minimum(reached, self._reached(loose, bound, open_cuts, found))
-        price = _price(reached.min(axis=0)[self.layer], floor, credit) * EQUAL
-        worthy = np.flatnonzero(bound <= price[chains.row])
-        row = chains.row[worthy]
-        least, own = (_price(x, floor[row], credit) for x in (bound[worthy], reached[0, self.layer[row]]))
-        return chains.take(worthy[~self.tables.rows.extra[row] | (least < own)]), reached
-
-    def _reached(self, loose: Orders, bound: Floats, open_cuts: Sequence[Slot] | None, found: list[Orders]) -> Floats:
-        """(2, layers) cycles that the chains of the least bounds of every layer take, completed; adds them to `found`.
-
-        One chain with an unrolling of the core's own, one with an unrolling of smaller cores.
-        """
-        seeds = ordered(loose.take(_first_least(bound, self.family[loose.row])[1]))
-        if open_cuts:
-            chains, fits = completed(seeds, open_cuts, self.whole)
-            seeds = ordered(chains.take(np.flatnonzero(fits)))
-        cycles = Latency(seeds, self.passes).cycles
-        family = self.family[seeds.row]
-        least = least_of(cycles, family, (self.layer[-1] + 1) * 2)
-        found.append(seeds.take(np.flatnonzero(cycles == least[family])))
-        return least.reshape(-1, 2).T
-
-    def _least_of_layers(self, cycles: Floats, row: NDArray[np.intp]) -> Floats:
-        """(rows,) the least cycles that any order of the row's layer takes."""
-        return least_of(cycles, self.layer[row], self.tables.count)[self.layer]
+@compiled
+def _chains(
+    view: Record, t: Record, row: int, cuts: Ints, count: int, whole: Flags, room: Record, moves: Record, loads: Record,
+    orders: Records, chains: Records, fast: Records,
+) -> tuple[Records, Records]:  # fmt: skip
+    """Try all chains of a row that may be within the price so far, those that keep most first."""
+    for op in range(3):
+        for b in range(MOST + 1):
+            room.masks[op, b] = t.full
+    checks(view, cuts, count, room.needed)
+    if not fits(view, t, room.masks, room.needed, 0, whole):
+        return chains, fast
+    for i in range(count):
+        memory = view.memory[cuts[i, 0], cuts[i, 1] - 1]
+        room.sizes[i] = allowed(view, t, cuts[i, 0], cuts[i, 1], whole[memory], room.sets[i])
+    k, room.at[0] = 0, room.sizes[0] if count else 1
+    while k >= 0:
+        room.at[k] -= 1
+        if room.at[k] < 0:
+            if count:
+                room.masks[cuts[k, 0], cuts[k, 1]] = t.full
+            k -= 1
+        elif not count or _chosen(view, t, cuts, k, int(room.sets[k, room.at[k]]), whole, room):
+            if bound(view, t, room.masks, cuts, k + 1, count, loads) > price(room) * EQUAL * room.slack:
+                continue
+            if k + 1 >= count:
+                chains, fast = _ordered(view, t, row, room, moves, loads, orders, chains, fast)
+            else:
+                k += 1
+                room.at[k] = room.sizes[k]
+    return chains, fast
 
 
-def least_of(cycles: Floats, group: NDArray[np.intp], groups: int) -> Floats:
-    """(groups,) the least of each group's cycles; infinite where a group has none."""
-    least = np.full(groups, np.inf)
-    np.minimum.at(least, group, cycles)
-    return least
+@compiled
+def _chosen(view: Record, t: Record, cuts: Ints, k: int, new: int, whole: Flags, room: Record) -> bool:
+    """Whether a cut may keep a set beside the cuts chosen before it; if so it does."""
+    if not nests(room.chosen, cuts, k, new) or (cuts[k, 2] != OWN and not saves(t, room.chosen, cuts, k, new)):
+        return False
+    room.chosen[k] = room.masks[cuts[k, 0], cuts[k, 1]] = new
+    return fits(view, t, room.masks, room.needed, k + 1, whole)
 
 
-def _price(least: Floats, floor: Floats, credit: float) -> Floats:
-    return np.maximum(least, np.minimum(floor, least * credit))
+@compiled
+def _twice(records: Records) -> Records:
+    """The same with room for twice as many."""
+    larger = np.empty(2 * records.size, dtype=records.dtype)
+    larger[: records.size] = records
+    return larger
 
 
-def _bound(orders: Orders, passes: float, open_cuts: Sequence[Slot]) -> Floats:
-    """(orders,) cycles that no order undercuts.
+@compiled
+def _copy(to: NDArray[np.integer], masks: NDArray[np.integer]) -> None:
+    for op in range(3):
+        for b in range(MOST + 1):
+            to[op, b] = masks[op, b]
 
-    A port that must move more than the computation has cycles for stalls for the rest, and a duty that needs longer
-    than its period stalls each time. What crosses an operand's boundaries first (outputs: last) is loaded by itself,
-    at least one innermost tile of it.
+
+@compiled
+def _ordered(
+    view: Record, t: Record, row: int, room: Record, moves: Record, loads: Record, orders: Records, chains: Records,
+    fast: Records,
+) -> tuple[Records, Records]:  # fmt: skip
+    """Price the orders of a chain that differ and keep those that may be fast enough."""
+    kept = False
+    pieces(view, t, room.masks, room.keys)
+    for wish in range(len(WISHES)):
+        order, known = orders[wish], False
+        _copy(order.masks, room.masks)
+        arrange(t, wish, room.keys, order)
+        top_runs(view, t, room.unsure, order)
+        for other in range(wish):
+            known |= same(view, room.unsure, order, orders[other])
+        if known:
+            continue
+        cycles = cycles_of(view, t, room.unsure, order, moves, loads)
+        room.least = min(room.least, cycles)
+        if cycles <= price(room) * EQUAL:
+            kept = True
+            if room.fast == fast.size:
+                fast = _twice(fast)
+            one = fast[room.fast]
+            one.chain, one.wish, one.cycles = room.chains, wish, cycles
+            room.fast += 1
+    if kept:
+        if room.chains == chains.size:
+            chains = _twice(chains)
+        chains[room.chains].row = row
+        _copy(chains[room.chains].masks, room.masks)
+        room.chains += 1
+    return chains, fast
+
+
+@compiled
+def _choose(
+    view: Record, tables: Records, chains: Records, fast: Records, room: Record, orders: Records, found: Records,
+    first: int,
+) -> None:  # fmt: skip
+    """The order of least energy of every row, of those that are as fast as the layer's price.
+
+    Unrollings of smaller cores count only where none of the core's own is as fast.
     """
-    t, hierarchy = orders.tables, orders.hierarchy
-    total = t.total[orders.row, 0]
-    late = traffic = np.zeros(orders.row.size)
-    waits: dict[tuple[int, int], Floats] = {}
-    held = [_least_held(orders, op) if (op, 1) in open_cuts else orders.held_bits(op, 0) for op in (I, W, O)]
-    for gate in hierarchy.gates:
-        if gate.uses:
-            here = _traffic(orders, gate, passes)
-            late, traffic = np.maximum(late, here[0]), np.maximum(traffic, here[1])
-        for use in gate.uses:
-            op, b = use.operand, use.boundary
-            if not use.partial and b:
-                wait = orders.crossing(t.transfer(op, b, use.upper, gate.bits), op, b)
-                least = np.minimum(wait, np.ceil(held[op] / gate.bits))
-                wait = np.where(orders.crossing(t.times, op, b) == 1.0, least, wait)
-                waits[op, b] = np.maximum(waits[op, b], wait) if (op, b) in waits else wait
-    stall = np.maximum(traffic - total * np.ceil(passes), late)
-    drain = t.drain(hierarchy.core)[orders.row]
-    load = [
-        sum((wait for (op, _), wait in waits.items() if op == own), start=np.zeros(total.size)) for own in (I, W, O)
-    ]
-    return np.asarray(total * passes + stall + drain + np.maximum(load[I], load[W]) + load[O])
+    limit, own, count = price(room) * EQUAL, False, 0
+    for i in range(room.fast):
+        own |= fast[i].cycles <= limit and not tables[chains[fast[i].chain].row].extra
+    for op in range(3):
+        for b in range(MOST):
+            room.spare[op, b] = False
+    for i in range(room.fast):
+        chain = chains[fast[i].chain]
+        t = tables[chain.row]
+        if fast[i].cycles <= limit and not (own and t.extra):
+            fast[count].chain, fast[count].wish = fast[i].chain, fast[i].wish
+            count += 1
+            for op in range(3):
+                for b in range(1, view.count[op]):
+                    room.spare[op, b - 1] |= chain.masks[op, b] != t.full
+    turns = turns_of(view, room.spare, room.turns)
+    for i in range(count):
+        chain = chains[fast[i].chain]
+        _fill(view, tables[chain.row], chain, fast[i].wish, turns, room, orders, found[first + chain.row])
 
 
-def _least_held(orders: Orders, op: int) -> Floats:
-    """(orders,) bits of an innermost tile that keeps nothing."""
-    t = orders.tables
-    tile = (
-        t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, 2:].min(axis=1)
-        if op == O
-        else t.tile(op, 0, exact=True)[:, 0] * t.rows.bits[:, op]
-    )
-    return np.asarray(tile[orders.row])
+@compiled
+def _fill(
+    view: Record, t: Record, chain: Record, wish: int, turns: int, room: Record, orders: Records,
+    found: Record,
+) -> None:  # fmt: skip
+    """Keep an order, filled in the best turn, where its row has none of less energy; of equals the earlier wish,
+    of these what keeps less.
+    """
+    order = orders[0]
+    _copy(order.masks, chain.masks)
+    pieces(view, t, chain.masks, room.keys)
+    arrange(t, wish, room.keys, order)
+    best, least = 0, np.inf
+    for turn in range(turns):
+        energy = _filled(view, t, room.turns[turn], room, order)
+        if energy < least:
+            best, least = turn, energy
+    if least < found.energy or (least == found.energy and wish <= found.wish):
+        _filled(view, t, room.turns[best], room, order)
+        found.cycles, found.energy, found.wish = price(room), least, wish
+        _copy(found.masks, room.masks)
 
 
-def _traffic(orders: Orders, gate: Gate, passes: float) -> tuple[Floats, Floats]:
-    """(orders,) cycles that a port's duties lack for all transfers but the first, and that these take."""
-    t = orders.tables
-    late, traffic = np.zeros(orders.row.size), np.zeros(orders.row.size)
-    for op, b in dict.fromkeys((use.operand, use.boundary) for use in gate.uses):
-        uses = [(use.upper, use.partial) for use in gate.uses if (use.operand, use.boundary) == (op, b)]
-        late_table, table = t.port(op, b, tuple(uses), gate.bits, passes)
-        late += orders.crossing(late_table, op, b)
-        traffic += orders.crossing(table, op, b)
-    return late, traffic
-
-
-def _first_least(values: Floats, row: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows that have an order at all, and the first index of the least value of each (orders lie row by row)."""
-    starts = np.flatnonzero(np.diff(row, prepend=-1))
-    if not starts.size:
-        return starts, starts
-    lengths = np.diff(starts, append=row.size)
-    first = np.flatnonzero(values == np.repeat(np.minimum.reduceat(values, starts), lengths))
-    rows, where = np.unique(row[first], return_index=True)
-    return rows, first[where]
+@compiled
+def _filled(view: Record, t: Record, turn: Ints, room: Record, order: Record) -> float:
+    """Picojoules of an order, whose levels are filled in some turn."""
+    _copy(room.masks, order.masks)
+    fill(view, t, turn, order.prefix, room.masks)
+    return spent(view, t, room.masks)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dct, rfft
 
 from offramp.data.files import expect, find_file, read_npz
 from offramp.data.raw import Augmentation, RawData, Samples
@@ -41,6 +40,8 @@ def mel_filters() -> Floats:
 
 def log_mel(audio: Floats) -> Floats:
     """Log mel energies (N, frames, bands) of clips (N, samples) in [-1, 1]."""
+    from scipy.fft import rfft
+
     frames = np.lib.stride_tricks.sliding_window_view(audio, WINDOW, axis=1)[:, ::HOP]
     spectrum = rfft(frames * np.hanning(WINDOW + 1)[:-1].astype(np.float32), POINTS, axis=-1)
     power = np.square(spectrum.real) + np.square(spectrum.imag)
@@ -49,6 +50,8 @@ def log_mel(audio: Floats) -> Floats:
 
 def mfcc(audio: Floats) -> Floats:
     """Cepstral coefficients (N, frames, 10) of clips (N, samples) in [-1, 1]."""
+    from scipy.fft import dct
+
     return dct(log_mel(audio), type=2, norm="ortho", axis=-1)[..., :COEFFICIENTS]  # type: ignore[no-any-return]
 
 

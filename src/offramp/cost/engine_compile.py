@@ -1,0 +1,59 @@
+"""How the search is compiled: numba, strict IEEE arithmetic, machine code kept beside the source.
+
+What is compiled works on plain arrays and scalars. Numba notices a change of the file of a function that Python
+calls, not of the functions called there; so those are closures over `SOURCES`, a digest of all compiled files, which
+makes it part of their key.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import cache, wraps
+from hashlib import sha256
+from pathlib import Path
+from threading import Timer
+from typing import Any, ParamSpec, TypeVar
+
+import numba
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SOURCES = sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("engine_*.py")))).hexdigest()
+"""Digest of the engine's source."""
+
+
+COMPILING = "offramp: compiling the pricing engine for this machine, once; this takes about a minute"
+PATIENCE = 3.0
+"""Seconds after which a first call is taken to compile; to load what was kept takes a tenth of that."""
+
+
+@cache
+def _tell() -> None:
+    logging.getLogger("offramp").warning(COMPILING)
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that other compiled functions call."""
+    return numba.njit(error_model="numpy")(function)
+
+
+def entry(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that Python calls; its machine code is kept on disk, where any place for it can be written."""
+    try:
+        machine: Any = numba.njit(error_model="numpy", cache=True)(function)
+    except RuntimeError:  # no locator: neither the package's folder nor the user's cache is writable
+        machine = numba.njit(error_model="numpy")(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if machine.signatures:
+            return machine(*args)  # type: ignore[no-any-return]
+        tell = Timer(PATIENCE, _tell)
+        tell.daemon = True
+        tell.start()
+        try:
+            return machine(*args)  # type: ignore[no-any-return]
+        finally:
+            tell.cancel()
+
+    return call
