@@ -274,7 +274,7 @@ class Designer:
         )
         if self.bed.frozen:
             freeze_backbone(network)
-            return train()
+            return train(recipe=TrainConfig())  # AdamW, as in `shared_recipe`
         sort_channels(network)
         late = epochs * (samples // self.budget.batch) * 2 // 3
         whole = None
