@@ -1,7 +1,7 @@
 """The search over mappings of one layer: which chains may win, in which order, and the best.
 
 Only chains whose lower bound does not exceed what another mapping of the layer is known to take are put in order and
-priced. The least latency wins, of equals the least energy.
+priced. The least latency wins, of equals the least energy, also where the layer is taken to cost more.
 """
 
 import numpy as np
@@ -95,7 +95,7 @@ def _chains(
                 room.masks[cuts[k, 0], cuts[k, 1]] = t.full
             k -= 1
         elif not count or _chosen(view, t, cuts, k, int(room.sets[k, room.at[k]]), whole, room):
-            if bound(view, t, room.masks, cuts, k + 1, count, loads) > price(room) * EQUAL * room.slack:
+            if bound(view, t, room.masks, cuts, k + 1, count, loads) > room.least * EQUAL * room.slack:
                 continue
             if k + 1 >= count:
                 chains, fast = _ordered(view, t, row, room, moves, loads, orders, chains, fast)
@@ -148,7 +148,7 @@ def _ordered(
             continue
         cycles = cycles_of(view, t, room.unsure, order, moves, loads)
         room.least = min(room.least, cycles)
-        if cycles <= price(room) * EQUAL:
+        if cycles <= room.least * EQUAL:
             kept = True
             if room.fast == fast.size:
                 fast = _twice(fast)
@@ -169,11 +169,11 @@ def _choose(
     view: Record, tables: Records, chains: Records, fast: Records, room: Record, orders: Records, found: Records,
     first: int,
 ) -> None:  # fmt: skip
-    """The order of least energy of every row, of those that are as fast as the layer's price.
+    """The order of least energy of every row, of those that are as fast as the fastest of the layer.
 
     Unrollings of smaller cores count only where none of the core's own is as fast.
     """
-    limit, own, count = price(room) * EQUAL, False, 0
+    limit, own, count = room.least * EQUAL, False, 0
     for i in range(room.fast):
         own |= fast[i].cycles <= limit and not tables[chains[fast[i].chain].row].extra
     for op in range(3):
