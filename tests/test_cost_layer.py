@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layer_zoo import add, conv, dense, held_out, mobilenetv2, pool, resnet8, unique_layers
-from offramp.cost import engine_memory
+from offramp.cost import engine_compile, engine_memory
 from offramp.cost.analytic import analog_cycles, digital_cycles
 from offramp.cost.engine import FastCostModel
 from offramp.cost.engine_loops import loop_factors, pattern_of
@@ -297,3 +297,17 @@ def test_table_never_prices_more_work_less(a: int, b: int) -> None:
     few, many = sorted((a, b))
     costs = MODEL.layer_costs([dense("a", "x", few, 10), dense("b", "x", many, 10)], table_chip()).cycles[0, :, 0]
     assert costs[0] <= costs[1] * (1 + 1e-12)
+
+
+def test_a_first_call_that_compiles_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_compile.numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(engine_compile, "PATIENCE", 0.0)
+    engine_compile._tell.cache_clear()
+    twice = engine_compile.entry(lambda x: 2 * x)
+    assert twice(3) == 6
+    assert [r.getMessage() for r in caplog.records if r.name == "offramp"] == [engine_compile.COMPILING]
+    assert twice(4) == 8
+    assert twice(2.5) == 5.0
+    assert len(caplog.records) == 1
