@@ -187,6 +187,22 @@ def test_integer_decisions_differ_only_at_the_threshold(seed: int, threshold: fl
         np.testing.assert_array_equal(is_sure(rule, scores)[clear], (sure >= threshold)[clear])
 
 
+@given(
+    seed=st.integers(0, 1000), spread=st.sampled_from([1.0, 1e-1, 1e-2, 1e-3]), classes=st.sampled_from([2, 12, 100])
+)
+@settings(max_examples=40, deadline=None)
+def test_nearly_equal_confidences_are_told_apart_to_a_few_steps_of_the_threshold(
+    seed: int, spread: float, classes: int
+) -> None:
+    """Untrained networks give such: at a threshold among them the integer rule and the float policy may part."""
+    plan = make_plan(resnet8(shape=(3, 4, 4), widths=(2, 2, 2), classes=classes))
+    scores = np.rint(np.random.default_rng(seed).normal(0, spread, (200, classes)) / plan.stages[0].score_unit)
+    sure = confidence("entropy", scores * plan.stages[0].score_unit)
+    threshold, step = float(np.median(sure)), 2.0**-FRACTION / np.log2(classes)
+    rule, clear = make_rules(plan, "entropy", (threshold, threshold))[0], np.abs(sure - threshold) > 4 * step
+    np.testing.assert_array_equal(is_sure(rule, scores.astype(np.int64))[clear], (sure >= threshold)[clear])
+
+
 def test_code_is_integer_only_without_heap_and_says_its_memory() -> None:
     code, sizes = generate_c(make_plan(resnet8(shape=(3, 8, 8))), "entropy", (0.5, 0.5))
     text = "".join(code.values())
