@@ -213,6 +213,7 @@ class Constant(nn.Module):
         (Step(lambda x: x.view(x.size(1), -1)), "mine.view: a reshape that is not a flattening"),
         (Step(lambda x: torch.flatten(x, 1, 2)), "mine.flatten: a reshape that is not a flattening"),
         (Step(lambda x: torch.mean(input=x, dim=(2, 3))), "mine.mean: an input that is given by keyword"),
+        (Step(lambda x: x.mean((x.size(2), 3))), "mine.mean: a mean that is not over height and width"),
         (nn.Flatten(2), "mine.part: a flattening of dimensions 2 to -1"),
         (
             nn.Sequential(nn.ZeroPad2d(-1), nn.Conv2d(4, 4, 3, padding=1)),

@@ -187,7 +187,10 @@ def is_batch_size(value: object) -> bool:
 def is_global_mean(node: fx.Node) -> bool:
     """True for a mean over height and width."""
     axes: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    return node.target in MEANS and isinstance(axes, Iterable) and sorted(int(a) % 4 for a in axes) == [2, 3]
+    if node.target not in MEANS or not isinstance(axes, Iterable):
+        return False
+    numbers = [a % 4 for a in axes if isinstance(a, int)]
+    return len(numbers) == len(list(axes)) and sorted(numbers) == [2, 3]
 
 
 def keeps_axes(node: fx.Node) -> bool:
