@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy_networks import dscnn, inputs_for, random_network, resnet8
+from deploy_networks import Maker, dscnn, inputs_for, random_network, resnet8
 from offramp.deploy import c as kernels
 from offramp.deploy.c.arena import lives, plan_arena
 from offramp.deploy.c.build import SANITIZED, STRICT, build_host, run_host, time_host
@@ -22,7 +23,7 @@ from offramp.deploy.reference import Arithmetic, evaluate, quantize
 from offramp.errors import UserError
 from offramp.exits.policy import POLICIES, confidence
 from offramp.exits.policy import walk as float_walk
-from offramp.ir.quantized import QuantizedNetwork
+from offramp.ir.quantized import Activation, QuantizedNetwork, QuantizedStage
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed: apt-get install gcc")
 
@@ -73,6 +74,28 @@ def test_anything_the_contract_allows(seed: int, tmp_path: Path) -> None:
 def test_depthwise_network_and_analog_blocks(tmp_path: Path) -> None:
     same_bits(dscnn(), tmp_path / "dscnn")
     same_bits(resnet8(shape=(3, 8, 8), bits=(2, 2, 2), analog=(288, 7, 6)), tmp_path / "analog", flags=QUICK)
+
+
+@needs_gcc
+@pytest.mark.parametrize("kind", ["depthwise", "grouped", "conv", "pool", "add"])
+def test_whatever_makes_the_logits(kind: str, tmp_path: Path) -> None:
+    """Weights of a depthwise convolution at the end were packed for a kernel that did not read them."""
+    maker = Maker(3, (3, 5, 4))
+    x = maker.conv("input", 6, 3)
+    backbone = maker.take()
+    if kind == "pool":
+        logits = maker.pool(x, (5, 4), average=True)
+    elif kind == "add":
+        flat = maker.flatten(maker.pool(x, (5, 4), average=True))
+        logits = maker.add(maker.dense(flat, 6, logits=False), maker.dense(flat, 6, logits=False))
+    else:
+        groups = {"depthwise": 6, "grouped": 3, "conv": 1}[kind]
+        logits = maker.conv(x, 6, (5, 4), groups=groups, padding=(0, 0, 0, 0), logits=True, activation=Activation.NONE)
+    branch = maker.take()
+    branch = (*branch[:-1], replace(branch[-1], output=None, activation=Activation.NONE))
+    stage = QuantizedStage(mounting_point=0, backbone=backbone, branch=branch, carried=x, logits=logits)
+    network = QuantizedNetwork(name=kind, input_shape=(3, 5, 4), input=maker.input, classes=6, stages=(stage,))
+    same_bits(network, tmp_path, flags=QUICK)
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed: apt-get install clang")
@@ -185,6 +208,22 @@ def test_integer_decisions_differ_only_at_the_threshold(seed: int, threshold: fl
         sure = confidence(policy, logits)
         clear = np.abs(sure - threshold) > 1e-5
         np.testing.assert_array_equal(is_sure(rule, scores)[clear], (sure >= threshold)[clear])
+
+
+@given(
+    seed=st.integers(0, 1000), spread=st.sampled_from([1.0, 1e-1, 1e-2, 1e-3]), classes=st.sampled_from([2, 12, 100])
+)
+@settings(max_examples=40, deadline=None)
+def test_nearly_equal_confidences_are_told_apart_to_a_few_steps_of_the_threshold(
+    seed: int, spread: float, classes: int
+) -> None:
+    """Untrained networks give such: at a threshold among them the integer rule and the float policy may part."""
+    plan = make_plan(resnet8(shape=(3, 4, 4), widths=(2, 2, 2), classes=classes))
+    scores = np.rint(np.random.default_rng(seed).normal(0, spread, (200, classes)) / plan.stages[0].score_unit)
+    sure = confidence("entropy", scores * plan.stages[0].score_unit)
+    threshold, step = float(np.median(sure)), 2.0**-FRACTION / np.log2(classes)
+    rule, clear = make_rules(plan, "entropy", (threshold, threshold))[0], np.abs(sure - threshold) > 4 * step
+    np.testing.assert_array_equal(is_sure(rule, scores.astype(np.int64))[clear], (sure >= threshold)[clear])
 
 
 def test_code_is_integer_only_without_heap_and_says_its_memory() -> None:

@@ -154,6 +154,19 @@ def test_patience_keeps_its_exits() -> None:
     assert 1 < point.thresholds[1] <= 2
 
 
+def test_no_threshold_is_a_confidence_itself() -> None:
+    """Coarse networks give few distinct confidences: at one of them each runtime's rounding would decide for many."""
+    rng = np.random.default_rng(0)
+    sure = rng.integers(1, 6, (3, 400)) / 7
+    right = rng.random((3, 400)) < [[0.6], [0.8], [0.9]]
+    for floor in (0.0, 0.5, 0.7, 0.85):
+        point = solve(sure, right, [1, 2, 3], [0.1, 0.1, 0.1], accuracy_floor=floor)
+        for exit_index, threshold in zip(point.exits, point.thresholds, strict=False):
+            assert np.abs(sure[exit_index] - threshold).min() > 1.5e-5
+    alike = solve(np.full((2, 50), 0.25), np.ones((2, 50)), [1, 2], [0, 0], accuracy_floor=1.0)
+    assert alike.exit_rates == (1.0, 0.0) and alike.thresholds[0] < 0.25 - 1.5e-5
+
+
 def test_faults_are_named() -> None:
     case = draw(0, 3, 50)
     with pytest.raises(InfeasibleError, match=r"accuracy floor 1\.0000; wanted at most 0\."):

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from offramp.data import load_dataset
+from offramp.deploy.plan import make_plan
+from offramp.deploy.reference import evaluate as integers
+from offramp.deploy.reference import quantize
 from offramp.errors import UserError
 from offramp.ir.architecture import Architecture, ExitChoice, Precision
 from offramp.ir.quantized import Activation, Node, NodeOp, QuantizedNetwork, Quantizer
@@ -21,8 +25,10 @@ from offramp.learn.train import TrainConfig, fit
 from offramp.nn.analog import AnalogSettings
 from offramp.nn.convert import convert
 from offramp.nn.fold import fold_batchnorm
+from offramp.nn.importer import import_module
 from offramp.nn.network import build
 from offramp.nn.quantize import PreparedNetwork, calibrate, prepare
+from offramp.nn.shared import supernet
 
 Values = Mapping[str, torch.Tensor]
 
@@ -161,6 +167,32 @@ def test_integers_equal_the_prepared_network(case: str, folded: bool) -> None:
 )
 def test_other_networks_too(backbone: str, shape: tuple[int, int, int], kind: str) -> None:
     agree(prepared("eight bits", shape, backbone, kind, False), n=32)
+
+
+class ConvolutionLast(nn.Module):
+    """Logits from a convolution, then (where asked for) a mean, then a flattening: no linear layer."""
+
+    def __init__(self, *, mean: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 8, 3, 2)
+        self.c, self.pool = nn.Conv2d(8, 3, 1 if mean else (3, 4)), nn.AdaptiveAvgPool2d(1) if mean else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pool(self.c(F.relu(self.b(F.relu(self.a(x)))))).flatten(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_logits_may_come_from_a_convolution_or_a_mean(mean: bool) -> None:
+    """They were rounded to 8 bits, and conversion refused them after all training."""
+    torch.manual_seed(0)
+    full, x = import_module(ConvolutionLast(mean=mean), (1, 7, 9)), torch.randn(64, 1, 7, 9)
+    rounded = prepare(supernet(full, [ExitChoice(0)], seed=0))
+    calibrate(rounded, [x])
+    plan = make_plan(convert(rounded.eval(), "mine"))
+    exact = integers(plan, quantize(x.numpy(), plan.network.input)).logits
+    for ours, theirs in zip(rounded(x), exact, strict=True):
+        torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float32), atol=2e-3, rtol=1e-3)
+    assert len(set(rounded(x)[1].flatten().tolist())) > 100
 
 
 def test_a_trained_network_decides_the_same() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from offramp.errors import UserError
 from offramp.ir.architecture import Architecture, ExitChoice
@@ -165,6 +166,17 @@ class Odd(nn.Module):
         return self.fc(self.part(self.conv(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class Step(nn.Module):
+    """A part that is a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 class Branching(nn.Module):
     """Control flow that depends on data."""
 
@@ -193,6 +205,27 @@ class Constant(nn.Module):
         (nn.MaxPool2d(2, ceil_mode=True), "mine.part: MaxPool2d is not supported"),
         (Branching(), r"mine: torch.fx cannot trace this module \(TraceError"),
         (Constant(), "mine.part_scale: reads the parameter or constant part.scale"),
+        (Step(lambda x: x[:, :1]), "mine.getitem: a part of a tensor"),
+        (Step(lambda x: x.mT), "mine.getattr_1: the attribute mT of a tensor"),
+        (Step(lambda x: x + x.size(1)), "mine.add: a size of a tensor, which only flattening may read"),
+        (Step(lambda x: F.avg_pool2d(x, x.size()[2:])), "mine.avg_pool2d: a pooling window that is worked out"),
+        (Step(lambda x: x.view(3, -1)), "mine.view: a reshape that is not a flattening"),
+        (Step(lambda x: x.view(x.size(1), -1)), "mine.view: a reshape that is not a flattening"),
+        (Step(lambda x: torch.flatten(x, 1, 2)), "mine.flatten: a reshape that is not a flattening"),
+        (Step(lambda x: torch.mean(input=x, dim=(2, 3))), "mine.mean: an input that is given by keyword"),
+        (Step(lambda x: x.mean((x.size(2), 3))), "mine.mean: a mean that is not over height and width"),
+        (nn.Flatten(2), "mine.part: a flattening of dimensions 2 to -1"),
+        (
+            nn.Sequential(nn.ZeroPad2d(-1), nn.Conv2d(4, 4, 3, padding=1)),
+            r"mine.part.0: zero padding of \(-1, -1, -1, -1\)",
+        ),
+        (nn.Sequential(nn.ZeroPad2d(1), Step(lambda x: x.flatten(1))), "mine.flatten: zero padding before something"),
+        (nn.AvgPool2d(2, divisor_override=1), "mine.part: AvgPool2d is not supported"),
+        (Step(lambda x: F.avg_pool2d(x, 2, 2, 0, False, True, 3)), "mine.avg_pool2d: pooling with"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "mine.part: batch norm without running statistics"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), "mine.part: weights that are computed from others"),
+        (prune.identity(nn.Conv2d(4, 4, 1), "weight"), "mine: this module cannot be copied"),
+        (nn.MaxPool2d(3, 2, 1), "mine.part: a padded max pool of values below 0; wanted a ReLU before it"),
         (nn.Conv2d(5, 4, 3), r"part: a tensor of shape \(4, 8, 8\) arrives; wanted 5 channels"),
         (nn.MaxPool2d(9), r"part: a \(9, 9\) window on a map of \(8, 8\); wanted a larger input"),
     ],
@@ -208,11 +241,54 @@ def test_what_is_not_supported_is_named_with_its_path(part: nn.Module, message: 
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), "no place where an exit could sit"),
         (nn.Sequential(nn.Conv2d(1, 4, 3)), r"an output of shape \(4, 6, 6\); wanted logits"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(5, 3)), "wanted 5 features, flattened"),
+        (
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()),
+            "mine.3: a max pool that gives the logits; wanted a convolution",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(1, 4, 8), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3), nn.Softmax(0)),
+            "mine.4: Softmax is not supported",
+        ),
     ],
 )
 def test_a_network_that_is_no_classifier_or_cannot_be_cut(module: nn.Module, message: str) -> None:
     with pytest.raises(UserError, match=message):
         import_module(module, (1, 8, 8), name="mine")
+
+
+class TwoHeads(nn.Module):
+    """Two linear layers read one mean, so that its map alone crosses to the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.a, self.b = nn.Conv2d(1, 4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv(x)).mean((2, 3))
+        return self.a(y) + self.b(y)  # type: ignore[no-any-return]
+
+
+def test_a_mean_that_drops_its_axes_may_end_a_block() -> None:
+    module, x = TwoHeads().eval(), torch.randn(2, 1, 8, 8)
+    network = supernet(import_module(module, (1, 8, 8)), [], seed=0).eval()
+    assert [n.name for n in network.stage_nodes[0].backbone] == ["block0.conv", "block0.mean"]
+    torch.testing.assert_close(network(x)[-1], module(x))
+
+
+def test_weights_of_another_precision_become_float32() -> None:
+    module, x = SmallResNet().double().eval(), torch.randn(2, 3, 32, 32)
+    network = supernet(import_module(module, (3, 32, 32)), [], seed=0).eval()
+    torch.testing.assert_close(network(x)[-1], module(x.double()).float(), atol=1e-5, rtol=1e-4)
+
+
+def test_channels_of_a_norm_without_weights_are_sorted() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(6, 2),
+    ).eval()  # fmt: skip
+    network, x = supernet(import_module(module, (1, 8, 8)), [], seed=0).eval(), torch.randn(2, 1, 8, 8)
+    sort_channels(network)
+    torch.testing.assert_close(network(x)[-1], module(x))
 
 
 def test_the_users_module_stays_as_it_is() -> None:

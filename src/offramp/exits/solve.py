@@ -26,6 +26,9 @@ from offramp.exits.policy import PATIENCE, check_policy, first_exit
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+LEAST_GAP = 2e-5
+"""How far below the least confidence a threshold that everyone meets lies; runtimes decide within 1e-5 (`deploy`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
@@ -241,9 +244,20 @@ def _explore(problem: Problem, memory: Memory, multipliers: Sequence[float]) -> 
 
 def _solution(problem: Problem, setting: Setting) -> Solution:
     exits = [*np.flatnonzero(setting.kept).tolist(), problem.early]
-    thresholds = setting.thresholds[setting.kept].tolist()
+    thresholds = [_clear(problem.sure[j], float(setting.thresholds[j])) for j in exits[:-1]]
     costs = cumulated(problem.stages, problem.branches, exits, problem.passing)
     return apply(problem.sure, problem.right, exits, thresholds, costs.tolist())
+
+
+def _clear(sure: Floats, threshold: float) -> float:
+    """A threshold that is some samples' confidence itself, moved half-way to the next lower one (or a little below the
+    least): the same samples leave, and they do so too where a runtime rounds their confidence down."""
+    if not (sure == threshold).any():
+        return threshold
+    lower = sure[sure < threshold]
+    below = float(lower.max()) if len(lower) else threshold - 2 * LEAST_GAP
+    middle = below + (threshold - below) / 2
+    return middle if middle > below else threshold
 
 
 def _problem(

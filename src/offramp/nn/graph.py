@@ -163,8 +163,39 @@ ACTIVATIONS: dict[Any, Activation] = {
 }
 ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
 FLATTENS: tuple[Any, ...] = (torch.flatten, "flatten", "view", "reshape", torch.reshape)
+MEANS: tuple[Any, ...] = ("mean", torch.mean)
 IGNORED: tuple[Any, ...] = (nn.Dropout, nn.Dropout2d, nn.Identity, F.dropout, F.dropout2d, "contiguous")
 SHAPES: tuple[Any, ...] = ("size", getattr, operator.getitem)
+
+
+def is_size(node: fx.Node) -> bool:
+    """True for `x.size(...)`, `x.shape` and a part of either: numbers, no tensor."""
+    if node.target is operator.getitem:
+        source = node.args[0]
+        return isinstance(source, fx.Node) and is_size(source)
+    return node.target == "size" or (node.target is getattr and node.args[1:2] == ("shape",))
+
+
+def is_batch_size(value: object) -> bool:
+    """True for `x.size(0)`, `x.size()[0]` and `x.shape[0]`."""
+    if not isinstance(value, fx.Node) or not is_size(value):
+        return False
+    index = value.kwargs.get("dim", value.args[1] if len(value.args) > 1 else None)
+    return isinstance(index, int) and index == 0
+
+
+def is_global_mean(node: fx.Node) -> bool:
+    """True for a mean over height and width."""
+    axes: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if node.target not in MEANS or not isinstance(axes, Iterable):
+        return False
+    numbers = [a % 4 for a in axes if isinstance(a, int)]
+    return len(numbers) == len(list(axes)) and sorted(numbers) == [2, 3]
+
+
+def keeps_axes(node: fx.Node) -> bool:
+    """True when a mean leaves height and width of 1."""
+    return bool(node.kwargs.get("keepdim", len(node.args) > 2 and node.args[2]))
 
 
 class _Reader:
@@ -175,9 +206,12 @@ class _Reader:
         self.nodes: dict[str, FusedNode] = {}
         self.alias: dict[fx.Node, str] = {}
         self.pads: dict[fx.Node, Padding] = {}
+        self.sizes: set[fx.Node] = set()
 
     def read(self, node: fx.Node) -> None:
         """Take one fx node."""
+        if node.op in ("call_module", "call_function", "call_method") and not node.args:
+            raise self._refuse(node, "an input that is given by keyword, not by position")
         match node.op:
             case "placeholder":
                 self._start(node)
@@ -203,7 +237,7 @@ class _Reader:
         self.alias[node] = BLOCK_INPUT
 
     def _finish(self, node: fx.Node) -> None:
-        if not isinstance(node.args[0], fx.Node):
+        if not isinstance(node.args[0], fx.Node) or node.args[0] in self.sizes:
             raise self._refuse(node, "an output that is not one tensor")
         self.output = self.alias[node.args[0]]
 
@@ -211,6 +245,8 @@ class _Reader:
         sources = [a for a in node.args if isinstance(a, fx.Node)]
         if any(s in self.pads for s in sources) and not self._is(node, nn.Conv2d):
             raise self._refuse(node, "zero padding before something else than a convolution")
+        if any(s in self.sizes for s in sources):
+            raise self._refuse(node, "a size of a tensor, which only flattening may read")
         return tuple(self.alias[s] for s in sources)
 
     def _is(self, node: fx.Node, kind: type) -> bool:
@@ -237,8 +273,11 @@ class _Reader:
         elif isinstance(module, nn.Conv2d):
             self._conv(node, module)
         elif isinstance(module, nn.Linear):
+            self._check_weights(node, module)
             self._add(node, NodeOp.DENSE)
         elif isinstance(module, nn.Flatten):
+            if (module.start_dim, module.end_dim) != (1, -1):
+                raise self._refuse(node, f"a flattening of dimensions {module.start_dim} to {module.end_dim}")
             self._add(node, NodeOp.FLATTEN)
         elif (pool := pool_of(module)) is not None:
             self._add(node, _pool_op(type(module)), pool=pool)
@@ -248,12 +287,19 @@ class _Reader:
     def _conv(self, node: fx.Node, module: nn.Conv2d) -> None:
         if module.padding_mode != "zeros" or module.dilation != (1, 1):
             raise self._refuse(node, "a convolution with dilation or padding that is not zeros")
+        self._check_weights(node, module)
         source = node.args[0]
         pad = self.pads.get(source, (0, 0, 0, 0)) if isinstance(source, fx.Node) else (0, 0, 0, 0)
         self._add(node, NodeOp.CONV, pad=pad)
 
+    def _check_weights(self, node: fx.Node, module: nn.Conv2d | nn.Linear) -> None:
+        if module._parameters.get("weight") is None:
+            raise self._refuse(node, "weights that are computed from others (weight norm, spectral norm, pruning)")
+
     def _zero_pad(self, node: fx.Node, module: nn.ZeroPad2d) -> None:
         left, right, top, bottom = module.padding
+        if min(module.padding) < 0:
+            raise self._refuse(node, f"zero padding of {module.padding}, which crops")
         self.alias[node] = self._sources(node)[0]
         self.pads[node] = (top, bottom, left, right)
 
@@ -269,6 +315,8 @@ class _Reader:
         owner = self._only_reader(node)
         if owner.op is not NodeOp.CONV or owner.batch_norm or owner.activation is not Activation.NONE:
             raise self._refuse(node, f"batch norm after {owner.name}, which is not a bare convolution")
+        if self.block.get_submodule(str(node.target)).running_mean is None:
+            raise self._refuse(node, "batch norm without running statistics")
         self.nodes[owner.name] = replace(owner, batch_norm=self._name(node))
         self.alias[node] = owner.name
 
@@ -295,10 +343,10 @@ class _Reader:
         elif target in IGNORED:
             self.alias[node] = self._sources(node)[0]
         elif target in SHAPES:
-            self.alias[node] = BLOCK_INPUT  # a size: only flattening may read it
+            self._size(node)
         elif target in FLATTENS:
             self._flatten(node)
-        elif target in ("mean", torch.mean):
+        elif target in MEANS:
             self._mean(node)
         elif target in POOL_FUNCTIONS:
             given = node.kwargs | dict(zip(POOL_ARGUMENTS[target], node.args[1:], strict=False))
@@ -307,7 +355,15 @@ class _Reader:
         else:
             raise self._refuse(node, f"{getattr(target, '__name__', target)}() is not supported")
 
+    def _size(self, node: fx.Node) -> None:
+        if not is_size(node):
+            asked = f"the attribute {node.args[1]}" if node.target is getattr else "a part"
+            raise self._refuse(node, f"{asked} of a tensor")
+        self.sizes.add(node)
+
     def _pool(self, node: fx.Node, make: type[nn.Module], given: dict[str, Any]) -> Pool:
+        if any(isinstance(v, fx.Node) for value in given.values() for v in (value, *_items(value))):
+            raise self._refuse(node, "a pooling window that is worked out from a size (an adaptive pooling needs none)")
         pool = pool_of(make(**given))
         if pool is None:
             raise self._refuse(node, f"pooling with {given} is not supported")
@@ -319,23 +375,26 @@ class _Reader:
         self._add(node, NodeOp.ADD)
 
     def _flatten(self, node: fx.Node) -> None:
-        arguments = [*node.args[1:], *(v for k, v in node.kwargs.items() if k != "end_dim")]
-        viewed = node.target in ("view", "reshape", torch.reshape)
-        flat = len(arguments) == 2 and arguments[1] == -1 if viewed else arguments[:1] == [1]
+        if node.target in ("view", "reshape", torch.reshape):
+            flat = len(node.args) == 3 and is_batch_size(node.args[1]) and node.args[2] == -1
+        else:
+            given = node.kwargs | dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False))
+            flat = given.get("start_dim") == 1 and given.get("end_dim", -1) == -1
         if not flat:
             raise self._refuse(node, "a reshape that is not a flattening to (batch, features)")
         source = node.args[0]
         assert isinstance(source, fx.Node)
+        if source in self.pads:
+            raise self._refuse(node, "zero padding before something else than a convolution")
         name = self._name(node)
         self.nodes[name] = FusedNode(name=name, op=NodeOp.FLATTEN, inputs=(self.alias[source],))
         self.alias[node] = name
 
     def _mean(self, node: fx.Node) -> None:
-        axes: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        if not isinstance(axes, Iterable) or sorted(int(a) % 4 for a in axes) != [2, 3]:
+        if not is_global_mean(node):
             raise self._refuse(node, "a mean that is not over height and width")
         self._add(node, NodeOp.AVG_POOL, pool=Pool(output=(1, 1)))
-        if not node.kwargs.get("keepdim", len(node.args) > 2 and node.args[2]):
+        if not keeps_axes(node):
             name = f"{self._name(node)}_flatten"
             self.nodes[name] = FusedNode(name=name, op=NodeOp.FLATTEN, inputs=(self.alias[node],))
             self.alias[node] = name
@@ -351,7 +410,7 @@ POOL_FUNCTIONS: dict[Any, type[nn.Module]] = {
 POOL_ARGUMENTS: dict[Any, tuple[str, ...]] = {
     F.adaptive_avg_pool2d: ("output_size",),
     F.adaptive_max_pool2d: ("output_size",),
-    F.avg_pool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"),
+    F.avg_pool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     F.max_pool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
 }
 
@@ -360,17 +419,25 @@ def _pool_op(kind: type[nn.Module]) -> NodeOp:
     return NodeOp.MAX_POOL if issubclass(kind, nn.MaxPool2d | nn.AdaptiveMaxPool2d) else NodeOp.AVG_POOL
 
 
+def _items(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else ()
+
+
 def _pair(value: Any) -> tuple[int, int]:
     return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
 def pool_of(module: nn.Module) -> Pool | None:
-    """The window of a pooling module; None when it is none, or one with ceil mode, dilation or padded averages."""
+    """The window of a pooling module; None when it is none, or one with ceil mode, dilation or an average that counts
+    padding or has a divisor of its own."""
     if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
         size: Any = module.output_size
         return Pool(output=_pair(size)) if isinstance(size, int) or None not in size else None
     if not isinstance(module, nn.MaxPool2d | nn.AvgPool2d) or module.ceil_mode:
         return None
     (y, x), kernel = _pair(module.padding), _pair(module.kernel_size)
-    plain = module.dilation in (1, (1, 1)) if isinstance(module, nn.MaxPool2d) else (y, x) == (0, 0)
+    if isinstance(module, nn.MaxPool2d):
+        plain = module.dilation in (1, (1, 1))
+    else:
+        plain = (y, x) == (0, 0) and not module.divisor_override
     return Pool(kernel, _pair(module.stride or kernel), (y, y, x, x)) if plain else None

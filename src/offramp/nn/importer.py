@@ -18,12 +18,25 @@ from offramp.formats.tflite import TfliteLayer, TfliteModel, read_tflite
 from offramp.ir.quantized import Activation, NodeOp
 from offramp.ir.workload import INPUT
 from offramp.nn.backbones import Backbone
-from offramp.nn.graph import BLOCK_INPUT, FLATTENS, BlockGraph, FusedNode, fx_graph, is_depthwise, trace_values
+from offramp.nn.graph import (
+    BLOCK_INPUT,
+    FLATTENS,
+    BlockGraph,
+    FusedNode,
+    fx_graph,
+    is_batch_size,
+    is_depthwise,
+    is_global_mean,
+    keeps_axes,
+    trace_values,
+)
 from offramp.nn.layers import Shape
 from offramp.nn.shapes import propagate
 
 _SOFTMAX_FUNCTIONS = (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax")
 _SOFTMAX_MODULES = (nn.Softmax, nn.LogSoftmax)
+_OVER_CLASSES = (1, -1, None)
+"""Dimensions of a softmax over the classes; None is torch's old default, which is 1 for logits."""
 
 
 def import_module(module: nn.Module, input_shape: Shape, *, name: str = "imported") -> Backbone:
@@ -39,18 +52,48 @@ def import_module(module: nn.Module, input_shape: Shape, *, name: str = "importe
         UserError: an operator that is not supported (with its module path), shapes that do not fit, or no place to
             cut.
     """
-    root = copy.deepcopy(module).cpu()
+    root = _copied(module, name)
     graph = _plain_graph(fx.GraphModule(root, fx_graph(root, name)))
     traced = fx.GraphModule(root, graph)
     layers, values = trace_values(traced, name)
     shapes = propagate(traced, layers.nodes, {BLOCK_INPUT: input_shape})
     classes = _classes(shapes[layers.output], name)
+    _check_pools(layers.nodes, name)
     cuts = [values[layer] for layer in _cuts(traced, layers)]
     if not cuts:
         wanted = "a convolution before the classifier after which one feature map alone goes on"
         raise UserError("no place where an exit could sit", wanted=wanted, where=name)
     *blocks, head = _segments(traced, cuts)
     return Backbone(name, input_shape, classes, tuple(blocks), head)
+
+
+def _copied(module: nn.Module, name: str) -> nn.Module:
+    """A copy on the processor in float32."""
+    try:
+        return copy.deepcopy(module).cpu().float()
+    except Exception as error:  # a module may raise whatever it likes here
+        raise UserError(
+            f"this module cannot be copied ({type(error).__name__}: {error})",
+            wanted="parameters that are its own, with values",
+            where=name,
+        ) from error
+
+
+def _check_pools(nodes: Sequence[FusedNode], name: str) -> None:
+    """Refuse what conversion would refuse after all training: integers are padded with 0, where torch pads with
+    -infinity, and a maximum has no scale of its own, which logits need."""
+    last = next(node for node in reversed(nodes) if node.op is not NodeOp.FLATTEN)
+    if last.op is NodeOp.MAX_POOL:
+        where = f"{name}.{last.name}"
+        raise UserError("a max pool that gives the logits", wanted="a convolution, linear, + or mean", where=where)
+    signed = {BLOCK_INPUT: True}
+    for node in nodes:
+        source = signed[node.inputs[0]]
+        if node.op is NodeOp.MAX_POOL and source and node.pool is not None and any(node.pool.padding):
+            where = f"{name}.{node.name}"
+            raise UserError("a padded max pool of values below 0", wanted="a ReLU before it", where=where)
+        keeps = node.op in (NodeOp.MAX_POOL, NodeOp.AVG_POOL, NodeOp.FLATTEN)
+        signed[node.name] = source if keeps else node.activation is Activation.NONE
 
 
 def _classes(shape: Shape, name: str) -> int:
@@ -60,22 +103,34 @@ def _classes(shape: Shape, name: str) -> int:
 
 
 def _plain_graph(module: fx.GraphModule) -> fx.Graph:
-    """Every reshape that only flattens as `torch.flatten`, so that no size crosses a cut; no softmax at the end."""
+    """Every reshape that only flattens as `torch.flatten`, so that no size crosses a cut; a mean that drops its axes in
+    two steps, so that its map may cross one; no softmax at the end."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.op == "output" and isinstance(node.args[0], fx.Node) and _is_softmax(module, node.args[0]):
             node.args = (node.args[0].args[0],)
-        sized = [a for a in node.args[1:] if isinstance(a, fx.Node)]
-        if node.target in FLATTENS and node.args[2:] == (-1,) and len(sized) == 1:
+        if node.target in FLATTENS and node.args[2:] == (-1,) and is_batch_size(node.args[1]):
             node.op, node.target, node.args, node.kwargs = "call_function", torch.flatten, (node.args[0], 1), {}
+        if is_global_mean(node) and not keeps_axes(node):
+            _keep_axes(graph, node)
     graph.eliminate_dead_code()
     return graph
 
 
+def _keep_axes(graph: fx.Graph, node: fx.Node) -> None:
+    with graph.inserting_after(node):
+        flat = graph.create_node("call_function", torch.flatten, (node, 1), name=f"{node.name}_flatten")
+    node.replace_all_uses_with(flat, delete_user_cb=lambda user: user is not flat)
+    node.args = node.args[:2]
+    node.kwargs = {**node.kwargs, "keepdim": True}
+
+
 def _is_softmax(module: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(module.get_submodule(str(node.target)), _SOFTMAX_MODULES)
-    return node.target in _SOFTMAX_FUNCTIONS
+        part = module.get_submodule(str(node.target))
+        return isinstance(part, _SOFTMAX_MODULES) and part.dim in _OVER_CLASSES
+    given = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    return node.target in _SOFTMAX_FUNCTIONS and given in _OVER_CLASSES
 
 
 def _cuts(traced: fx.GraphModule, layers: BlockGraph) -> list[str]:

@@ -125,14 +125,25 @@ def prepare(
     nodes = {n.name: n for n in network.nodes}
     _check_names(nodes, precision, analog)
     prepared = PreparedNetwork(network, noise_seed)
-    logits = {stage.logits for stage in prepared.stage_nodes}
+    logits = {name for stage in prepared.stage_nodes for name in _ends(nodes, stage.logits)}
     for node in nodes.values():
         bits = _checked(node, precision.get(node.name, default))
+        if node.name in logits and node.op is NodeOp.FLATTEN:
+            prepared.add(Reshaping(node, bits), None)
+            continue
         source = prepared.quantizer_of(node.inputs[0])
         layer = _layer_of(network, node, bits, source, analog.get(node.name), prepared.noise)
         layer.output = None if node.name in logits else _output_of(node, bits, source)
         prepared.add(layer, None if node.name in logits else layer.output or source)
     return prepared
+
+
+def _ends(nodes: Mapping[str, FusedNode], name: str) -> list[str]:
+    """The layer that makes logits and the flattenings after it: none of them is rounded."""
+    names = [name]
+    while nodes[names[-1]].op is NodeOp.FLATTEN:
+        names.append(nodes[names[-1]].inputs[0])
+    return names
 
 
 def _layer_of(

@@ -158,7 +158,8 @@ def folded_weight(root: nn.Module, node: FusedNode) -> Tensor:
     norm = root.get_submodule(node.batch_norm)
     if not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None:
         return weight.detach()
-    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    scale = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight
+    gain = scale / torch.sqrt(norm.running_var + norm.eps)
     return (weight * gain.reshape(-1, *(1,) * (weight.dim() - 1))).detach()
 
 

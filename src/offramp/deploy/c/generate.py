@@ -200,7 +200,7 @@ def _step(writer: _Writer, step: Step) -> str:
         return f"offramp_pool(&{name}, {int(step.node.op is NodeOp.AVG_POOL)}, {source}, {out});"
     weights = pack_weights(step)
     packed = writer.array("uint8_t", f"{name}_weights", weights)
-    if is_depthwise(step) and not step.is_logits:
+    if is_depthwise(step):
         _window(writer, name, step, packed)
         return f"offramp_depthwise(&{name}, {source}, {writer.place(step.target)}, {writer.scratch(step)});"
     _conv(writer, name, step, packed)

@@ -21,9 +21,10 @@ def storage_bits(weight_bits: int) -> int:
 
 
 def is_depthwise(step: Step) -> bool:
-    """One filter per channel: the depthwise kernel's case."""
+    """One filter per channel: the depthwise kernel's case, which writes bytes, so not where it gives the logits."""
     channels = step.sources[0].shape[0]
-    return step.node.op is NodeOp.CONV and step.node.groups == channels == step.target.shape[0] and channels > 1
+    alone = step.node.op is NodeOp.CONV and step.node.groups == channels == step.target.shape[0] and channels > 1
+    return alone and not step.is_logits
 
 
 def padded(n: int, multiple: int) -> int:
