@@ -3,7 +3,7 @@
 A mapping keeps below each boundary a set of loop factors, written as a bit mask; the sets of all operands and levels
 nest, since they are prefixes of one order of the loops. What may be kept depends on the size of a memory alone, and a
 larger memory may keep all that a smaller one may: from this follows that more memory never costs more cycles
-(docs/formulas.md). A chain is given up when what is chosen already takes longer than the layer's price.
+(docs/formulas.md). A chain is given up when what is chosen already takes longer than another mapping.
 """
 
 import numpy as np

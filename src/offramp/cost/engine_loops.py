@@ -1,4 +1,4 @@
-"""What is left of the loops after unrolling: factors of a layer's temporal part, and the sets of them that differ.
+"""What is left of the loops after unrolling: factors of a layer's temporal part, and which of them are alike.
 
 After LOMA (Symons et al., AICAS 2021): what is left of every loop after unrolling is split into prime factors, the
 smallest two of the loop with most factors are merged until six factors are left. A set of factors is a bit mask, so

@@ -1,8 +1,7 @@
 """Prices a core with a memory hierarchy: every layer, every variant, the best mapping that the search finds.
 
-Rows (layer, unrolling) are grouped by what the search can share: the pattern of loop factors and which memories take
-a whole layer. The result of the best row of each layer is split by memory. Follows the contract of `cost.model` for
-one core.
+Rows (layer, unrolling) that differ are searched layer by layer, those with as many loop factors together. The result of
+the best row of each layer is split by memory. Follows the contract of `cost.model` for one core.
 """
 
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ STREAMED = ("Pooling",)
 """Kinds of layers that are priced as a stream: what no weight waits for may start as early as it likes."""
 
 SLACK = 1.0
-"""How much more than the price a lower bound may be before a chain is left out; infinite to try every one."""
+"""How much more than the fastest mapping a lower bound may be before a chain is left out; infinite to try them all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

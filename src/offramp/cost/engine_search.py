@@ -42,7 +42,7 @@ unsure: memories that may have no room to be refilled while they are read; neede
 sets, sizes, at, chosen: of every cut the sets that it may keep, how many, which is tried, and which it keeps.
 chains, fast: how many there are so far; least: the least cycles so far.
 floor, credit: what the layer costs at least, unless that is more than `credit` times its fastest mapping; slack: how
-much more than the price a lower bound may be before a chain is left out (1; infinite to leave out none).
+much more than the fastest mapping a lower bound may be before a chain is left out (1; infinite to leave out none).
 """
 
 
@@ -77,7 +77,7 @@ def _chains(
     view: Record, t: Record, row: int, cuts: Ints, count: int, whole: Flags, room: Record, moves: Record, loads: Record,
     orders: Records, chains: Records, fast: Records,
 ) -> tuple[Records, Records]:  # fmt: skip
-    """Try all chains of a row that may be within the price so far, those that keep most first."""
+    """Try all chains of a row that may be as fast as the fastest so far, those that keep most first."""
     for op in range(3):
         for b in range(MOST + 1):
             room.masks[op, b] = t.full
