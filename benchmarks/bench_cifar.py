@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--static-epochs", type=int, default=24)
     parser.add_argument("--tune-epochs", type=int, default=1)
     parser.add_argument("--finish-epochs", type=int, default=4)
+    parser.add_argument("--finish-float-epochs", type=int, default=0)
     parser.add_argument("--finish-points", type=int, default=6)
     parser.add_argument("--from", dest="start", default=None, help="zoo: begin with its trained float weights")
     parser.add_argument("--widen", type=float, default=1.0)
@@ -102,6 +103,7 @@ def main() -> None:
         static_epochs=given.static_epochs,
         tune_epochs=given.tune_epochs,
         finish_epochs=given.finish_epochs,
+        finish_float_epochs=given.finish_float_epochs,
         finish_points=given.finish_points,
         batch=given.batch,
     )

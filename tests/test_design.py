@@ -26,6 +26,7 @@ from offramp.errors import FormatError, InfeasibleError, UserError
 from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.pareto import dominates
 from offramp.ir.trial import Status, minimised
+from offramp.learn.weights import load_tensors
 from offramp.nn.backbones import backbone
 from offramp.report.run_folder import FINISH
 from offramp.search.journal import Journal
@@ -63,6 +64,18 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Design:
 def journal_rows(run: Path) -> list[tuple[object, ...]]:
     with sqlite3.connect(run / "journal.sqlite") as db:
         return db.execute("SELECT * FROM trial ORDER BY phase, number").fetchall()
+
+
+def test_points_may_recover_in_float_before_they_are_quantized(result: Design, tmp_path: Path) -> None:
+    first = study(tmp_path, budget=replace(TINY, finish_float_epochs=2))
+    assert [p.trial.number for p in first.front]
+    for point in first.front:
+        rested = load_tensors(tmp_path / "weights" / f"point-{point.trial.number}-float.safetensors")[0]
+        shared = load_tensors(tmp_path / "shared.safetensors")[0]
+        assert not np.array_equal(rested["head.fc.bias"], shared["head.fc.bias"])
+    before, after = ({r for r in journal_rows(run) if r[0] != FINISH} for run in (result.run, tmp_path))
+    assert before == after and journal_rows(tmp_path) != journal_rows(result.run)
+    assert study(tmp_path, budget=replace(TINY, finish_float_epochs=2)).front == first.front
 
 
 def test_the_front_is_a_front(result: Design) -> None:

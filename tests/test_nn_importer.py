@@ -138,7 +138,7 @@ def test_cuts_lie_after_blocks_and_behind_pools() -> None:
     assert [(p.channels, p.height) for p in info.mounting_points] == [(8, 8), (8, 8), (8, 8), (16, 4)]
     assert [g.blocks for g in info.depth_groups] == [(1, 2), (4,)]
     assert {g.name for g in info.width_groups} >= {"block0.conv1", "block1.layer1.0.conv1"}
-    assert [c.sizes for c in info.kernel_choices] == [(3, 5, 7)]
+    assert [c.sizes for c in info.kernel_choices] == [(1, 3, 5, 7), *[(1, 3)] * 8]
 
 
 def test_layers_of_a_plain_sequence_keep_their_geometry() -> None:

@@ -91,7 +91,8 @@ def test_building_leaves_the_global_random_state_alone() -> None:
         (Architecture(backbone="resnet8", widths=(("block1.conv1", 17),)), "17 channels.*wanted 1 to 16"),
         (Architecture(backbone="resnet8", widths=(("block1.conv1", 0),)), "0 channels.*wanted 1 to 16"),
         (Architecture(backbone="resnet8", widths=(("block9.conv1", 4),)), "unknown width group 'block9.conv1'"),
-        (Architecture(backbone="resnet8", kernels=(("block1.conv1", 3),)), "unknown layer with a choice of kernels"),
+        (Architecture(backbone="resnet8", kernels=(("block9.conv1", 3),)), "unknown layer with a choice of kernels"),
+        (Architecture(backbone="resnet8", kernels=(("block1.conv1", 2),)), r"kernel 2 .*one of \(1, 3\)"),
         (Architecture(backbone="mobilenetv2", kernels=(("block7.dw", 4),)), r"kernel 4 .*one of \(3, 5, 7\)"),
     ],
 )

@@ -82,6 +82,19 @@ def test_kernels_are_cropped_around_the_centre() -> None:
     assert child(torch.randn(1, 1, 16, 16))[0].shape == (1, CLASSES)
 
 
+def test_a_filter_may_shrink_to_its_middle_tap_at_any_stride() -> None:
+    parent = supernet(backbone("resnet8", SHAPE, CLASSES), [], seed=0)
+    child = cut_out(parent, Architecture(backbone="resnet8", kernels=(("block2.conv1", 1), ("block3.conv2", 1))))
+    whole = {layer.name: layer for layer in lower(parent).layers}
+    for layer in lower(child).layers:
+        cropped = layer.name in ("block2.conv1", "block3.conv2")
+        assert layer.macs == whole[layer.name].macs // (9 if cropped else 1)
+        assert (layer.OY, layer.OX) == (whole[layer.name].OY, whole[layer.name].OX)
+    for name in ("block2.conv1", "block3.conv2"):
+        tap = parent.get_parameter(f"{name}.weight")[:, :, 1:2, 1:2]
+        assert torch.equal(child.get_parameter(f"{name}.weight"), tap)
+
+
 def test_warm_start_from_a_network_that_is_already_narrow_and_lacks_an_exit() -> None:
     parent = build(TINY, SHAPE, CLASSES, seed=3)
     wanted = Architecture(backbone="resnet8", exits=(ExitChoice(2),), widths=(("block1.conv1", 4),))

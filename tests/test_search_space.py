@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from offramp.errors import AccelerationError, FormatError, UserError
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture, ExitChoice, Precision
+from offramp.ir.backbone import KernelChoice
 from offramp.ir.workload import Op
 from offramp.search.derive import array_step, derive_space
 from offramp.search.space import PARTS, BitChoice, Space
@@ -84,6 +85,14 @@ def test_widths_are_multiples_of_what_the_array_likes() -> None:
     widths = dict(SPACES[1].widths)
     assert widths["b1.pw"] == (8, 16, 24, 32) and widths["b4.pw"] == (16, 24, 32, 40, 48, 56, 64)
     assert dict(SPACES[0].widths)["b4.pw"] == (16, 32, 48, 64)
+
+
+def test_a_single_tap_is_a_choice_for_those_who_ask() -> None:
+    layer = INFO.kernel_choices[0].layer
+    info = replace(INFO, kernel_choices=(KernelChoice(layer=layer, sizes=(1, 3)),))
+    assert derive_space(info, CHIPS[0]).kernels == ()
+    asked = parse_space(f"kernels: {{{layer}: [1, 3]}}", info, CHIPS[0])
+    assert {asked.decode([i]).kernels for i in range(2)} == {(), ((layer, 1),)}
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -19,6 +19,8 @@ class Budget:
         tune_epochs: epochs of quantization-aware training that every trial gets.
         tune_samples: most training samples of such an epoch.
         finish_epochs: epochs that the points of the front and the static reference get at the end.
+        finish_float_epochs: epochs in float, alone and at its own size, that a finished point gets before those: what
+            was pruned far recovers there, at a fraction of the price of an epoch with bits and noise.
         finish_points: most points of the front that are finished and reported.
         batch: samples per step where a phase trains on the whole training set; large ones fill a GPU.
     """
@@ -27,6 +29,7 @@ class Budget:
     static_epochs: int
     tune_epochs: int
     finish_epochs: int
+    finish_float_epochs: int = 0
     finish_points: int = 8
     tune_samples: int = 8192
     batch: int = 64
@@ -35,7 +38,7 @@ class Budget:
         """Refuse negative budgets and float weights that were never trained."""
         if (
             min(self.shared_epochs, self.static_epochs) < 1
-            or min(self.tune_epochs, self.finish_epochs) < 0
+            or min(self.tune_epochs, self.finish_epochs, self.finish_float_epochs) < 0
             or min(self.finish_points, self.batch) < 1
         ):
             wanted = "at least 1 epoch of float training, 1 finished point, 1 sample per step"

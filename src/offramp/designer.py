@@ -196,13 +196,27 @@ class Designer:
         recipe: TrainConfig | None = None,
         objective: Objective | None = None,
     ) -> EarlyExitNetwork:
+        """Train float weights, unless a zoo entry or an earlier call has them."""
+        if self.entry is not None and not path.is_file():
+            self._take_from_zoo(self.entry, network)
+            save_weights(path, network, phase=phase, zoo=self.entry.name)
+        return self._fit_float(phase, network, path, epochs=epochs, seed=seed, recipe=recipe, objective=objective)
+
+    def _fit_float(
+        self,
+        phase: str,
+        network: EarlyExitNetwork,
+        path: Path,
+        *,
+        epochs: int,
+        seed: int,
+        recipe: TrainConfig | None = None,
+        objective: Objective | None = None,
+        teacher: EarlyExitNetwork | None = None,
+    ) -> EarlyExitNetwork:
         """Train float weights; those of an earlier call are loaded in the same layout, so that they compute alike."""
         if path.is_file():
             load_weights(path, network)
-            return self._laid_out(network)
-        if self.entry is not None:
-            self._take_from_zoo(self.entry, network)
-            save_weights(path, network, phase=phase, zoo=self.entry.name)
             return self._laid_out(network)
         checkpoint = path.with_suffix(".checkpoint")
         fit(
@@ -212,6 +226,7 @@ class Designer:
             seed=seed,
             config=(recipe or float_recipe(len(self.dataset.train))).at_batch(self.budget.batch),
             augmentation=self.dataset.augmentation,
+            teacher=teacher,
             objective=objective,
             device=self.bed.device,
             on_epoch=self._epochs(phase, epochs),
@@ -372,9 +387,24 @@ class Designer:
 
     def train_point(self, trial: Trial) -> PreparedNetwork:
         """A tuned trial with exits from the shared weights, trained on; epochs of its checkpoint are not repeated."""
-        network = prepare_candidate(self.bed, self.shared, self._offered(trial), seed=trial.seed)
-        take_layers(network, self._load(f"trial-{trial.number}", trial))
-        return self._train_on(f"point-{trial.number}", network, seed=trial.seed)
+        offered, name = self._offered(trial), f"point-{trial.number}"
+        if self.budget.finish_float_epochs and not self.bed.frozen:
+            network = prepare_candidate(self.bed, self._in_float(name, offered, trial.seed), offered, seed=trial.seed)
+        else:
+            network = prepare_candidate(self.bed, self.shared, offered, seed=trial.seed)
+            take_layers(network, self._load(f"trial-{trial.number}", trial))
+        return self._train_on(name, network, seed=trial.seed)
+
+    def _in_float(self, name: str, architecture: Architecture, seed: int) -> EarlyExitNetwork:
+        """A candidate cut out of the shared weights and trained in float after the teacher."""
+        return self._fit_float(
+            "finish",
+            cut_out(self.shared, architecture, seed=seed),
+            self._weights(f"{name}-float"),
+            epochs=self.budget.finish_float_epochs,
+            seed=seed,
+            teacher=self.teacher,
+        )
 
     def _train_on(self, name: str, network: PreparedNetwork, *, seed: int) -> PreparedNetwork:
         """After the same teacher, static or with exits; a checkpoint per epoch lies beside the weights."""

@@ -2,7 +2,8 @@
 
 Made once per backbone, on torch's meta device. A block may be left out when it changes no shape and its channels
 are those of its input (a residual block), or when no addition couples its output (a plain chain); of a chain at least
-one block stays. A square odd filter of 5 or more with `same` padding may be cropped around its centre.
+one block stays. A square odd filter with `same` padding may be cropped around its
+centre, to a single tap unless it is depthwise.
 """
 
 import copy
@@ -146,6 +147,7 @@ def _kernel_choices(root: nn.Module, nodes: tuple[FusedNode, ...]) -> tuple[Kern
         module = root.get_submodule(node.module) if node.op is NodeOp.CONV else None
         if isinstance(module, nn.Conv2d) and not any(node.pad):
             y, x = module.kernel_size
-            if y == x and y >= 5 and y % 2 and module.padding == (y // 2, y // 2):
-                choices.append(KernelChoice(layer=node.name, sizes=tuple(range(3, y + 1, 2))))
+            smallest = 1 if module.groups < module.in_channels else 3
+            if y == x and y > smallest and y % 2 and module.padding == (y // 2, y // 2):
+                choices.append(KernelChoice(layer=node.name, sizes=tuple(range(smallest, y + 1, 2))))
     return tuple(choices)

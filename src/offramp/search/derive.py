@@ -13,7 +13,7 @@ from math import gcd
 from offramp.errors import AccelerationError
 from offramp.ir.accelerator import Accelerator, Core
 from offramp.ir.architecture import Precision
-from offramp.ir.backbone import BackboneInfo, LayerInfo
+from offramp.ir.backbone import BackboneInfo, KernelChoice, LayerInfo
 from offramp.ir.workload import MATMUL_OPS, Layer, Op
 from offramp.search.space import BitChoice, Space
 
@@ -22,6 +22,9 @@ WEIGHT_BITS = (2, 4, 8)
 
 ACTIVATION_BITS = (4, 7, 8)
 """Activation bits that training offers."""
+
+SMALLEST_FILTER = 3
+"""Smallest filter in a derived space; a file may list 1."""
 
 MAX_WIDTH_LEVELS = 8
 """Most widths per group in a derived space; a file may list more."""
@@ -71,7 +74,7 @@ def derive_space(
             (g.name, tuple(range(g.minimum, len(g.blocks) + 1))) for g in info.depth_groups if g.minimum < len(g.blocks)
         ),
         widths=tuple(_widths(info, accelerator, min_width)),
-        kernels=tuple((k.layer, k.sizes) for k in info.kernel_choices),
+        kernels=tuple((k.layer, sizes) for k in info.kernel_choices if len(sizes := _offered(k)) > 1),
         exits=exits,
         max_exits=len(exits),
         bits=tuple((name, b) for name, b in [*bits, *branches] if b.weights and b.precisions != (default,)),
@@ -79,6 +82,11 @@ def derive_space(
         core_precision=analog_precision(accelerator, default),
         default_precision=default,
     )
+
+
+def _offered(choice: KernelChoice) -> tuple[int, ...]:
+    """Filter sizes that a search may choose unasked: a single tap keeps little of what the filter has learned."""
+    return tuple(size for size in choice.sizes if size >= SMALLEST_FILTER)
 
 
 def takes(core: Core, op: Op, weight_bits: int | None = None, input_bits: int = 8) -> bool:
