@@ -21,7 +21,7 @@ from offramp.config import Budget, StudyConfig
 from offramp.data import load_dataset
 from offramp.deploy.bundle import open_bundle
 from offramp.deploy.runtime import Runner
-from offramp.designer import Designer, with_certification
+from offramp.designer import Designer
 from offramp.errors import FormatError, InfeasibleError, UserError
 from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.pareto import dominates
@@ -181,7 +181,7 @@ def test_constraints_that_nothing_meets_give_an_empty_front(tmp_path: Path) -> N
 
 def test_a_promise_is_certified_on_samples_set_aside(tmp_path: Path) -> None:
     dataset = load_dataset("digits", seed=3)
-    fewer, aside = with_certification(dataset)
+    fewer, aside = dataset.with_certification()
     assert len(fewer.val) + len(aside) == len(dataset.val) and len(aside) >= len(dataset.val) // 2
     promise = "accuracy drop <= 5 % with probability 0.9"
     found = study(tmp_path / "run", subset=None, guarantee=promise)

@@ -14,13 +14,12 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from offramp.config import Budget, StudyConfig, default_budget
 from offramp.cost.engine import FastCostModel
 from offramp.cost.network import NetworkCost
-from offramp.data import Dataset, Split
+from offramp.data import Dataset
 from offramp.deploy.bundle import write_bundle
 from offramp.deploy.manifest import OperatingPoint, PartCost, Predicted
 from offramp.errors import UserError
@@ -67,7 +66,7 @@ from offramp.search.strategy import check_strategy, make_strategy
 from offramp.search.study import run_study, trial_seed
 from offramp.search.task import Task
 from offramp.zoo.card import SHARED
-from offramp.zoo.entry import Entry, check_data, find_entry
+from offramp.zoo.entry import check_data, find_entry
 
 NOT_EXITS = ("depth", "width", "kernel", "bits", "analog")
 """Parts of a space that a frozen backbone does not have."""
@@ -111,7 +110,7 @@ class Designer:
         guarantee = None if config.guarantee is None else parse_guarantee(config.guarantee)
         aside = None
         if guarantee is not None:
-            dataset, aside = with_certification(dataset)
+            dataset, aside = dataset.with_certification()
         self.entry = find_entry(config.start, full.name, dataset.name) if config.start is not None else None
         if self.entry is not None:
             check_data(self.entry, dataset)
@@ -195,23 +194,6 @@ class Designer:
         seed: int,
         recipe: TrainConfig | None = None,
         objective: Objective | None = None,
-    ) -> EarlyExitNetwork:
-        """Train float weights, unless a zoo entry or an earlier call has them."""
-        if self.entry is not None and not path.is_file():
-            self._take_from_zoo(self.entry, network)
-            save_weights(path, network, phase=phase, zoo=self.entry.name)
-        return self._fit_float(phase, network, path, epochs=epochs, seed=seed, recipe=recipe, objective=objective)
-
-    def _fit_float(
-        self,
-        phase: str,
-        network: EarlyExitNetwork,
-        path: Path,
-        *,
-        epochs: int,
-        seed: int,
-        recipe: TrainConfig | None = None,
-        objective: Objective | None = None,
         teacher: EarlyExitNetwork | None = None,
     ) -> EarlyExitNetwork:
         """Train float weights; those of an earlier call are loaded in the same layout, so that they compute alike."""
@@ -241,8 +223,11 @@ class Designer:
         network.to(self.bed.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.eval()
 
-    def _take_from_zoo(self, entry: Entry, network: EarlyExitNetwork) -> None:
-        """The entry's tensors of whatever blocks, head and branches the network has."""
+    def _take_from_zoo(self, network: EarlyExitNetwork, path: Path) -> None:
+        """Write the entry's tensors of whatever the network has where training looks for those of an earlier call."""
+        entry = self.entry
+        if entry is None or path.is_file():
+            return
         missing = [e for e in network.exits if e not in entry.card.exits]
         if missing:
             given = f"exit {missing[0].branch} at mounting point {missing[0].mounting_point}"
@@ -250,6 +235,7 @@ class Designer:
         source = supernet(self.bed.full, entry.card.exits if network.exits else (), seed=0)
         fill(source, entry.shared if network.exits else entry.static, where=str(entry.folder))
         take_over(network, source)
+        save_weights(path, network, zoo=entry.name)
 
     @cached_property
     def reference(self) -> EarlyExitNetwork:
@@ -271,6 +257,7 @@ class Designer:
         if self.bed.frozen:
             return plain.to(self.bed.device).eval()
         path, seed = self._weights(name), trial_seed(self.config.seed, 1)
+        self._take_from_zoo(plain, path)
         return self._train_float("static", plain, path, epochs=self.budget.static_epochs, seed=seed)
 
     @cached_property
@@ -284,9 +271,9 @@ class Designer:
         network = supernet(self.bed.full, exits, seed=self.config.seed)
         take_over(network, self.teacher)
         epochs, seed, samples = self.budget.shared_epochs, trial_seed(self.config.seed, 0), len(self.dataset.train)
-        train = partial(
-            self._train_float, "shared", network, self.folder / "shared.safetensors", epochs=epochs, seed=seed
-        )
+        path = self.folder / "shared.safetensors"
+        self._take_from_zoo(network, path)
+        train = partial(self._train_float, "shared", network, path, epochs=epochs, seed=seed)
         if self.bed.frozen:
             freeze_backbone(network)
             return train(recipe=TrainConfig())  # AdamW, as in `shared_recipe`
@@ -397,7 +384,7 @@ class Designer:
 
     def _in_float(self, name: str, architecture: Architecture, seed: int) -> EarlyExitNetwork:
         """A candidate cut out of the shared weights and trained in float after the teacher."""
-        return self._fit_float(
+        return self._train_float(
             "finish",
             cut_out(self.shared, architecture, seed=seed),
             self._weights(f"{name}-float"),
@@ -478,14 +465,6 @@ class Designer:
             seed=self.config.seed,
             versions=versions(),
         )
-
-
-def with_certification(dataset: Dataset) -> tuple[Dataset, Split]:
-    """Half of the validation samples set aside, by the dataset's seed, for a guarantee."""
-    order = np.random.default_rng([dataset.seed, 5]).permutation(len(dataset.val))
-    kept, aside = np.sort(order[::2]), np.sort(order[1::2])
-    x, y = dataset.val.x, dataset.val.y
-    return replace(dataset, val=Split(x[kept], y[kept])), Split(x[aside], y[aside])
 
 
 def _temperatures(trial: Trial) -> tuple[float, ...]:

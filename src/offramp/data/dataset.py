@@ -6,7 +6,7 @@ split and kept, so that a device can apply the same ones. No torch: a device rea
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,13 @@ class Dataset:
     official_test: bool
     test_reads: list[str] = field(default_factory=list)
     raw_test: Callable[[], Samples] = field(repr=False)
+
+    def with_certification(self) -> "tuple[Dataset, Split]":
+        """Half of the validation samples set aside, by the dataset's seed, for a guarantee."""
+        order = np.random.default_rng([self.seed, 5]).permutation(len(self.val))
+        kept, aside = np.sort(order[::2]), np.sort(order[1::2])
+        x, y = self.val.x, self.val.y
+        return replace(self, val=Split(x[kept], y[kept])), Split(x[aside], y[aside])
 
     def read_test(self, who: str = "unnamed") -> Split:
         """The test split, normalised like training; `who` (the network to be reported) is written down.
