@@ -10,7 +10,7 @@ done are not repeated, and without `--part` what is left is done and the table p
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -94,6 +94,22 @@ def float_accuracy(designer: Designer) -> tuple[float, float]:
     return tuple(float(accuracies(predict(network, s.x), s.y)[-1]) for s in (data.val, test))  # type: ignore[return-value]
 
 
+def table(rows: Sequence[tuple[str, Trial]]) -> Iterator[str]:
+    """Finished networks by name as Markdown, against the first of them."""
+    yield "| network | val | test | energy uJ | of static | latency ms | speed-up | MMACs | exit rates |"
+    yield "|---" * 9 + "|"
+    static = rows[0][1].metrics
+    for name, trial in rows:
+        m = trial.metrics
+        assert m is not None and static is not None
+        rates = " ".join(f"{r:.3f}" for r in trial.exit_rates)
+        yield (
+            f"| {name} | {m.accuracy_val:.4f} | {m.accuracy_test:.4f} | {m.energy_uj:.3f} | "
+            f"{m.energy_uj / static.energy_uj:.3f} | {m.latency_ms:.4f} | {static.latency_ms / m.latency_ms:.2f} | "
+            f"{m.macs / 1e6:.2f} | {rates} |"
+        )
+
+
 def main() -> None:
     given = arguments()
     start = time.perf_counter()
@@ -122,17 +138,8 @@ def main() -> None:
         result = carry_out(designer, given.point)
     val, test = float_accuracy(designer)
     print(f"static float: val {val:.4f}, test {test:.4f}")
-    print("| network | val | test | energy uJ | of static | latency ms | speed-up | MMACs | exit rates |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    static = result.static.metrics
-    for name, p in [("static 8 bit", result.static), *((f"trial {p.trial.number}", p) for p in result.front)]:
-        m = p.metrics
-        rates = " ".join(f"{r:.3f}" for r in p.trial.exit_rates)
-        print(
-            f"| {name} | {m.accuracy_val:.4f} | {m.accuracy_test:.4f} | {m.energy_uj:.3f} | "
-            f"{m.energy_uj / static.energy_uj:.3f} | {m.latency_ms:.4f} | {static.latency_ms / m.latency_ms:.2f} | "
-            f"{m.macs / 1e6:.2f} | {rates} |"
-        )
+    points = ((f"trial {p.trial.number}", p.trial) for p in result.front)
+    print("\n".join(table([("static 8 bit", result.static.trial), *points])))
     minutes = (time.perf_counter() - start) / 60
     print(f"{minutes:.1f} minutes, {torch.get_num_threads()} threads, seed {given.seed}")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench_cifar import table
 from offramp.api import open_space
 from offramp.cli.search import Meter
 from offramp.config import Budget, StudyConfig
@@ -78,31 +79,31 @@ def study(given: argparse.Namespace, data: Dataset, times: int, space: Path | No
     return Designer(config, data, full, chip, space=open_space(space, [], full, chip), progress=meter.tell)
 
 
-def begun(wide: EarlyExitNetwork, network: EarlyExitNetwork) -> EarlyExitNetwork:
-    """The network with what a wide one has of each tensor, in place; the rest stays as it was drawn."""
+def begin_with(wide: EarlyExitNetwork, network: EarlyExitNetwork) -> None:
+    """Give the network what a wide one has of each tensor, in place; the rest stays as it was drawn."""
     theirs = wide.state_dict()
     for name, mine in network.state_dict().items():
         shape = [*map(min, mine.shape[:2], theirs[name].shape[:2]), *mine.shape[2:]]
         mine[tuple(slice(n) for n in shape)] = prefix(theirs[name], torch.Size(shape))
-    return network
 
 
 def in_float(
-    given: argparse.Namespace, shaped: Designer, architecture: Architecture, teacher: EarlyExitNetwork, half: Designer
+    given: argparse.Namespace, shaped: Designer, architecture: Architecture, half: Designer
 ) -> EarlyExitNetwork:
-    """The shaped network in float, trained after the teacher."""
-    wide = supernet(half.bed.full, architecture.exits, seed=given.seed)
-    take_over(wide, teacher)
-    sort_channels(wide)
-    network = begun(wide, cut_out(supernet(shaped.bed.full, architecture.exits, seed=given.seed), architecture))
+    """The shaped network in float, begun with what the teacher of `half` has of it and trained after that."""
+    network = cut_out(supernet(shaped.bed.full, architecture.exits, seed=given.seed), architecture)
     path, data = given.run / "weights" / "hybrid-float.safetensors", shaped.dataset
     if path.is_file():
         load_weights(path, network)
         return network.eval()
+    wide = supernet(half.bed.full, architecture.exits, seed=given.seed)
+    take_over(wide, half.teacher)
+    sort_channels(wide)
+    begin_with(wide, network)
     recipe, checkpoint = float_recipe(len(data.train)), path.with_suffix(".checkpoint")
     fit(
         network, data.train, epochs=given.float_epochs, seed=given.seed, config=replace(recipe, batch=given.batch),
-        augmentation=data.augmentation, teacher=teacher, device=shaped.bed.device, checkpoint=checkpoint,
+        augmentation=data.augmentation, teacher=half.teacher, device=shaped.bed.device, checkpoint=checkpoint,
     )  # fmt: skip
     save_weights(path, network)
     return network
@@ -141,9 +142,8 @@ def main() -> None:
             static = half.static(journal).trial
         space, bed = shaped.space, shaped.bed
         architecture = space.decode(space.upper)
-        network = prepare_candidate(
-            bed, in_float(given, shaped, architecture, half.teacher, half), architecture, seed=given.seed + 1
-        )
+        plain = in_float(given, shaped, architecture, half)
+        network = prepare_candidate(bed, plain, architecture, seed=given.seed + 1)
         checkpoint = given.run / "weights" / "hybrid.checkpoint"
         tune(
             bed, network, epochs=given.finish_epochs, seed=given.seed + 7, teacher=half.teacher, batch=given.batch,
@@ -151,18 +151,7 @@ def main() -> None:
         )  # fmt: skip
         first = price(bed, architecture)
         done = with_test(bed, judge(bed, architecture, network, first, number=0, seed=given.seed))
-    print("| network | val | test | energy uJ | of static | latency ms | speed-up | MMACs | exit rates |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    assert static.metrics is not None
-    for name, trial in (("static 8 bit", static), ("shaped for the array", done.trial)):
-        m, s = trial.metrics, static.metrics
-        assert m is not None
-        rates = " ".join(f"{r:.3f}" for r in trial.exit_rates)
-        print(
-            f"| {name} | {m.accuracy_val:.4f} | {m.accuracy_test:.4f} | {m.energy_uj:.3f} | "
-            f"{m.energy_uj / s.energy_uj:.3f} | {m.latency_ms:.4f} | {s.latency_ms / m.latency_ms:.2f} | "
-            f"{m.macs / 1e6:.2f} | {rates} |"
-        )
+    print("\n".join(table([("static 8 bit", static), ("shaped for the array", done.trial)])))
     print("exits on validation:", *(f"{a:.4f}" for a in done.trial.details["exit_accuracies"]))
     print("test exit rates:", *(f"{r:.3f}" for r in done.trial.details["test_exit_rates"]))
     for level, accuracy in with_noise(shaped, done):

@@ -2,8 +2,8 @@
 
 Made once per backbone, on torch's meta device. A block may be left out when it changes no shape and its channels
 are those of its input (a residual block), or when no addition couples its output (a plain chain); of a chain at least
-one block stays. A square odd filter with `same` padding may be cropped around its
-centre, to a single tap unless it is depthwise.
+one block stays. A square odd filter with `same` padding may be cropped around its centre, to a single tap unless it is
+depthwise.
 """
 
 import copy
