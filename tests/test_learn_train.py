@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from offramp.data import Augmentation, Dataset, Split, load_dataset
 from offramp.errors import FormatError, TrainingError, UserError
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.learn.loss import ExitLoss
+from offramp.learn.onednn import PixelsFirst
 from offramp.learn.predict import accuracies, predict
 from offramp.learn.train import Optimizer, TrainConfig, fit, multiplies_bfloat16, rate_at
 from offramp.nn.network import EarlyExitNetwork, build
@@ -129,6 +132,38 @@ def test_large_samples_train_in_bfloat16_where_the_processor_multiplies_it(allow
     assert seen[0] is (torch.bfloat16 if low else torch.float32)
     assert seen[-1] is torch.float32  # statistics of batch norms are measured in full
     assert all(p.dtype is torch.float32 for p in net.parameters())
+
+
+class Convolutions(TorchDispatchMode):
+    """Remembers taps and stride of every convolution that is computed for a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default and torch.is_grad_enabled():
+            self.seen.append((tuple(args[1].shape[2:]), tuple(args[3])))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_processor_never_sees_a_stride_with_one_tap(digits: Dataset) -> None:
+    """There oneDNN's weight gradient writes where it must not: see `learn.onednn`."""
+    network = build(Architecture(backbone="resnet8"), digits.input_shape, digits.classes, seed=0)
+    few = Split(digits.train.x[:64], digits.train.y[:64])
+    with Convolutions() as computed:
+        fit(network, few, epochs=1, seed=0)
+    assert ((3, 3), (2, 2)) in computed.seen
+    assert not [stride for taps, stride in computed.seen if taps == (1, 1) and stride != (1, 1)]
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (1, 3), (3, 1)])
+@pytest.mark.parametrize("options", [{}, {"padding": "valid"}, {"padding": 1}, {"groups": 2}])
+def test_pixels_first_is_the_same_convolution(stride: tuple[int, int], options: dict[str, Any]) -> None:
+    x, weight = torch.randn(2, 4, 7, 9).double(), torch.randn(6, 4 // options.get("groups", 1), 1, 1).double()
+    wanted = F.conv2d(x, weight, stride=stride, **options)
+    with PixelsFirst():
+        assert torch.equal(F.conv2d(x, weight, stride=stride, **options), wanted)
 
 
 def test_a_checkpoint_of_another_run_is_refused(digits: Dataset, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from offramp.data import Augmentation, Split
 from offramp.errors import TrainingError, UserError
 from offramp.learn.augment import augment
 from offramp.learn.loss import ExitLoss
+from offramp.learn.onednn import PixelsFirst
 from offramp.learn.resume import EpochRecord, load_checkpoint, save_checkpoint
 from offramp.nn.fold import collecting_norms
 from offramp.nn.quantize import PreparedNetwork
@@ -240,7 +241,7 @@ class _Run:
         rate = self.config.learning_rate * rate_at(step, self.steps, self.config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with self._precision():
+        with self._precision(), self._clear_of_faults():
             loss, logits = self.objective(x, y, step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -274,6 +275,9 @@ class _Run:
         Networks for small samples spend their time between the operations: bfloat16 saves them nothing.
         """
         return nullcontext() if isinstance(self.network, PreparedNetwork) else self._in_bfloat16()
+
+    def _clear_of_faults(self) -> AbstractContextManager[object]:
+        return PixelsFirst() if self.device.type == "cpu" else nullcontext()
 
     def _in_bfloat16(self) -> AbstractContextManager[object]:
         pays = self.device.type == "cuda" or self.x[0].numel() >= _LARGE_SAMPLE
