@@ -166,7 +166,7 @@ def design(
         strategy: how candidates are proposed.
         objectives: names of `offramp.ir.trial.OBJECTIVES`.
         constraints: limits such as `latency_ms<=5`.
-        accuracy_drop: validation accuracy that exits may cost a network, a fraction.
+        accuracy_drop: accuracy that exits may cost a network, a fraction (`config.StudyConfig`).
         policy: exit policy.
         guarantee: such as `accuracy drop <= 1 % with probability 0.95`; half of validation is set aside to certify it.
         budget: epochs of each phase; by default from the size of the training set.

@@ -69,8 +69,8 @@ class StudyConfig:
     Attributes:
         objectives: names of `ir.trial.OBJECTIVES`; the first two span the report's front.
         constraints: texts such as `latency_ms<=5`.
-        accuracy_drop: how much validation accuracy (a fraction) the exits may cost a network against the best
-            that its exits can reach; thresholds are solved for it.
+        accuracy_drop: how much accuracy (a fraction) the exits may cost a network against the best of its exits;
+            thresholds are solved for it, on validation data for a trial, for fresh data when it is finished.
         guarantee: a text such as `accuracy drop <= 1 % with probability 0.95` that finished
             networks keep; half of the validation samples are set aside for it.
         freeze: leave the backbone's weights as they were brought; exits alone are searched and trained.

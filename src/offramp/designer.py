@@ -431,7 +431,7 @@ class Designer:
             return Evaluated(trial=known, network=network, cost=cost, temperatures=_temperatures(known))
         network, first = train(), price(self.bed, architecture)
         done = with_test(
-            self.bed, judge(self.bed, architecture, network, first, number=number, seed=seed, certify=True)
+            self.bed, judge(self.bed, architecture, network, first, number=number, seed=seed, finished=True)
         )
         journal.append(self._keep(name, done), phase=phase)
         self._checkpoint(name).unlink(missing_ok=True)

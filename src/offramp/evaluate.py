@@ -25,6 +25,7 @@ from offramp.cost.network import NetworkCost
 from offramp.data import Dataset, Split
 from offramp.errors import AccelerationError
 from offramp.exits.calibrate import fit_temperature
+from offramp.exits.fresh import solve_fresh
 from offramp.exits.guarantee import Guarantee, guaranteed
 from offramp.exits.policy import PATIENCE, confidences
 from offramp.exits.solve import Solution, apply, cumulated, curve, solve
@@ -59,7 +60,8 @@ class Testbed:
         full: the backbone at full size.
         constraints: limits that a trial must keep.
         objective: "energy", "latency" or "edp": what mapping and thresholds minimise.
-        accuracy_drop: validation accuracy that thresholds may cost, against the best of the network's own exits.
+        accuracy_drop: accuracy that thresholds may cost, against the best of the network's own exits: of a trial on
+            validation data, of a finished network by cross-validation.
         guarantee: the promise that thresholds of finished networks keep.
         certification: samples that only the guarantee sees: no training, no search, no choice of exits.
         tune_config, tune_epochs, tune_samples: quantization-aware training of every candidate.
@@ -258,13 +260,13 @@ def judge(
     *,
     number: int,
     seed: int,
-    certify: bool = False,
+    finished: bool = False,
 ) -> Evaluated:
     """Temperatures, exits and thresholds of a trained network, and its figures on validation data.
 
     Args:
         first: price under equal exit rates.
-        certify: choose thresholds that keep the testbed's promise, when it has one.
+        finished: choose thresholds for fresh data: by cross-validation, or as the testbed's promise asks.
     """
     val = bed.dataset.val
     logits = predict(network, val.x, noise_seed=seed)
@@ -273,9 +275,13 @@ def judge(
     kept = choose_exits(bed, sure, right, first)
     chosen, network, cost = with_exits(bed, architecture, network, first, kept)
     scales, sure, right = tuple(temperatures[i] for i in kept), sure[list(kept)], right[list(kept)]
-    solution = thresholds(bed, sure, right, cost)
-    if certify and bed.guarantee is not None and len(kept) > 1:
-        found = certified(bed, network, scales, solution, seed=seed)
+    solution, expected = thresholds(bed, sure, right, cost), None
+    if finished and len(kept) > 1:
+        if bed.guarantee is not None:
+            found = certified(bed, network, scales, solution, seed=seed)
+        else:
+            costs = leaving_costs(bed, cost)
+            found, expected = solve_fresh(sure, right, costs, drop=bed.accuracy_drop, policy=bed.policy, seed=seed)
         chosen, network, cost = with_exits(bed, chosen, network, cost, found.exits)
         kept, scales = tuple(kept[i] for i in found.exits), tuple(scales[i] for i in found.exits)
         sure, right = sure[list(found.exits)], right[list(found.exits)]
@@ -294,7 +300,7 @@ def judge(
         exit_rates=solution.exit_rates,
         bits=tuple(sorted((k, v) for k, v in network.bits.items() if k in cost.mapping.cores)),
         cores=tuple(sorted(cost.mapping.cores.items())),
-        detail=json.dumps(details(bed, kept, scales, logits, sure, right, cost)),
+        detail=json.dumps(details(bed, kept, scales, logits, sure, right, cost) | {"expected_drop": expected}),
     )
     return Evaluated(trial=trial, network=network, cost=cost, temperatures=scales)
 

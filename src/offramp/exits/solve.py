@@ -4,8 +4,8 @@ guessed.
 `curve` gives expected cost against accuracy, `solve` one point of it: the cheapest with an accuracy floor, or
 the best for a price `lam` of accuracy (the Lagrangian: minimise cost - lam * accuracy). Both descend along
 exact coordinate steps (`exits.coordinate`) over a path of Lagrange multipliers, up and down and from several
-starts; small problems are enumerated whole, and are then exact. All figures are those of the data given: see
-`exits.guarantee` for a promise about fresh data.
+starts; small problems are enumerated whole, and are then exact. All figures are those of the data given, hence
+hopeful: see `exits.fresh` for thresholds that cost as much on fresh data, `exits.guarantee` for a promise.
 
 It knows neither networks nor chips: `stage_costs[i]` is the price of the backbone from exit i - 1 to exit i,
 `branch_costs[i]` that of exit i's branch for a sample that leaves there, `pass_costs[i]` that of the branch for
@@ -15,6 +15,7 @@ MACs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -126,13 +127,52 @@ def curve(
     Raises:
         UserError: shapes that do not fit, numbers that are not finite, or patience with `select`.
     """
+    found = explore(
+        confidences, correct, stage_costs, branch_costs, pass_costs=pass_costs, select=select, policy=policy
+    )
+    rights = found.rights
+    if len(rights) > points:
+        rights = rights[np.unique(np.linspace(0, len(rights) - 1, max(points, 2)).round().astype(int))]
+    return [found.solution(int(r)) for r in rights]
+
+
+@dataclass(frozen=True, eq=False)
+class Explored:
+    """A problem whose whole curve has been found."""
+
+    problem: Problem
+    memory: Memory
+
+    @cached_property
+    def rights(self) -> Ints:
+        """Numbers of right answers along the curve, rising."""
+        return self.memory.front()
+
+    def solution(self, rights: int) -> Solution:
+        """The cheapest setting with this many right answers, one of `rights`."""
+        return _solution(self.problem, self.memory.setting(rights))
+
+    def cheapest(self, needed: float) -> Solution:
+        """The cheapest of the curve with at least `needed` right answers; the most accurate when none has so many."""
+        at = int(np.searchsorted(self.rights, np.ceil(needed - 1e-9)))
+        return self.solution(int(self.rights[min(at, len(self.rights) - 1)]))
+
+
+def explore(
+    confidences: ArrayLike,
+    correct: ArrayLike,
+    stage_costs: ArrayLike,
+    branch_costs: ArrayLike,
+    *,
+    pass_costs: ArrayLike | None = None,
+    select: bool = True,
+    policy: str = "max_softmax",
+) -> Explored:
+    """Find the curve; arguments and errors as in `curve`."""
     problem = _problem(confidences, correct, stage_costs, branch_costs, pass_costs, select, policy)
     memory = Memory(problem.samples)
     _explore(problem, memory, _multipliers(problem))
-    rights = memory.front()
-    if len(rights) > points:
-        rights = rights[np.unique(np.linspace(0, len(rights) - 1, max(points, 2)).round().astype(int))]
-    return [_solution(problem, memory.setting(int(r))) for r in rights]
+    return Explored(problem, memory)
 
 
 def solve(

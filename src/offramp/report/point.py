@@ -85,6 +85,21 @@ def exits_html(trial: Trial, measured: Measured | None) -> str:
     return table_html(head, rows)
 
 
+def _drop_html(trial: Trial) -> str:
+    """What the exits are expected to cost on data that chose no threshold."""
+    drop = trial.details.get("expected_drop")
+    if not isinstance(drop, int | float):
+        return ""
+    told = (
+        f"cost {percent(drop)} of accuracy"
+        if drop > 0
+        else f"gain {percent(-drop)} of accuracy"
+        if drop < 0
+        else ("cost no accuracy")
+    )
+    return f"<p>On fresh data the exits are expected to {told} (cross-validation).</p>"
+
+
 def layers_html(trial: Trial, colours: dict[str, str]) -> str:
     """Every layer as a tile in its core's colour, with weight and activation bits."""
     cores = dict(trial.cores)
@@ -145,7 +160,7 @@ def point_html(report: StudyReport, trial: Trial, metrics: Metrics, colours: dic
     return (
         f'<details id="trial-{trial.number}"{" open" if is_knee else ""}>'
         f"<summary>Trial {trial.number}{' (knee)' if is_knee else ''}<span>{escape(figures)}</span></summary>"
-        f"<h3>Exits</h3>{exits_html(trial, measured)}"
+        f"<h3>Exits</h3>{exits_html(trial, measured)}{_drop_html(trial)}"
         f'<div class="pair"><div><h3>Cost</h3>{cost_html(report, trial, metrics)}</div><div>{tiles}</div></div>'
         "</details>"
     )

@@ -7,6 +7,7 @@ A trial's `detail` may hold these keys, all optional; the page shows what is the
     exit_accuracies  one fraction per exit (final one last), each exit taken by all samples
     stages           per exit: backbone_cycles, branch_cycles, backbone_pj, branch_pj, cumulative_cycles, cumulative_pj
     clock_hz         turns cycles into milliseconds
+    expected_drop    of a finished point with exits: accuracy that they cost fresh data, a fraction, by cross-validation
     curve            operating points: accuracy, energy_uj, latency_ms, thresholds, exit_rates
 """
 
