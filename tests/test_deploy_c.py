@@ -226,6 +226,37 @@ def test_nearly_equal_confidences_are_told_apart_to_a_few_steps_of_the_threshold
     np.testing.assert_array_equal(is_sure(rule, scores.astype(np.int64))[clear], (sure >= threshold)[clear])
 
 
+@pytest.mark.parametrize("policy", ["max_softmax", "margin"])
+@given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.05, 0.2, 1.0]), classes=st.sampled_from([2, 10, 1000]))
+@settings(max_examples=40, deadline=None)
+def test_confidences_near_one_are_told_apart(policy: str, seed: int, temperature: float, classes: int) -> None:
+    """A sure network's confidences lie within 1e-7 of 1 and of each other; what is missing to 1 decides."""
+    network = replace(
+        resnet8(shape=(3, 4, 4), widths=(2, 2, 2), classes=classes), temperatures=(temperature,) * 3
+    )  # fmt: skip
+    plan = make_plan(network)
+    unit = plan.stages[0].score_unit
+    scores = np.rint(np.random.default_rng(seed).normal(0, temperature, (300, classes)) / unit).astype(np.int64)
+    scores[:, 0] += round((16 + np.log(classes)) * temperature / unit)
+    behind = np.exp((scores[:, 1:] - scores[:, :1]) * unit / temperature)
+    others = behind.sum(axis=1)
+    missing = others / (1 + others) if policy == "max_softmax" else (others + behind.max(axis=1)) / (1 + others)
+    least = float(np.median(missing))
+    rule = make_rules(plan, policy, (1 - least, 1 - least))[0]
+    clear = np.abs(missing / least - 1) > 1e-5
+    assert least < 1e-5 and clear.sum() > 250
+    np.testing.assert_array_equal(is_sure(rule, scores)[clear], (missing <= least)[clear])
+
+
+@pytest.mark.parametrize(("threshold", "leave"), [(-1.0, True), (0.0, True), (1.0000001, False), (3.0, False)])
+def test_thresholds_outside_the_range_mean_always_and_never(threshold: float, leave: bool) -> None:
+    scores = np.random.default_rng(0).integers(-(2**20), 2**20, (200, 10))
+    scores[0] = 7
+    plan = make_plan(resnet8(shape=(3, 4, 4), widths=(2, 2, 2)))
+    for policy in ("max_softmax", "margin", "entropy"):
+        assert (is_sure(make_rules(plan, policy, (threshold, threshold))[0], scores) == leave).all()
+
+
 def test_code_is_integer_only_without_heap_and_says_its_memory() -> None:
     code, sizes = generate_c(make_plan(resnet8(shape=(3, 8, 8))), "entropy", (0.5, 0.5))
     text = "".join(code.values())

@@ -2,8 +2,10 @@
 tables, no floating point.
 
 Scores are logits in units of temperature * ln 2 / 2^F (`deploy.plan`), so that softmax is a power of two. 2^-x is a
-polynomial, log2 comes bit by bit from squares: error below 1e-6. A decision can differ from `offramp.exits.policy` only
-when a confidence is that near its threshold.
+polynomial with a relative error below 1e-6, log2 comes bit by bit from squares. `max_softmax` and `margin` compare what
+is missing to certainty, the powers of the other classes, so that confidences near 1 are told apart as sharply as all
+others: a decision can differ from `offramp.exits.policy` only when the missing part is within a share of 1e-5 of the
+threshold's; with `entropy` when the confidence is within 1e-5 of its threshold.
 """
 
 import math
@@ -18,10 +20,10 @@ from offramp.errors import UserError
 Ints = NDArray[np.int64]
 FRACTION = 20
 """Fractional bits of differences of scores."""
-POWER = 24
-"""Fractional bits of powers."""
-RATIO = 28
-"""Fractional bits of thresholds."""
+POWER = 44
+"""Fractional bits of powers and of thresholds: 1024 classes leave 9 bits and the sign."""
+ENTROPY_POWER = 24
+"""Fractional bits of powers that are multiplied with logarithms."""
 COEFFICIENTS = (1 << 30, 744257103, 257888335, 59364954, 9871761, 1008952)
 """Of 2^-x on [0, 1] by powers of -x, with 30 fractional bits: exact at both ends, within 1e-7 between (minimax)."""
 MOST_CLASSES = 1024
@@ -56,22 +58,24 @@ def make_rules(plan: Plan, policy: str, thresholds: tuple[float, ...]) -> tuple[
 def _integer_threshold(policy: str, threshold: float, classes: int) -> int:
     if policy == "patience":
         return int(max(0, min(2**30, math.ceil(threshold))))
-    whole: int
     if policy == "entropy":
         missing = (1 - max(-1.0, min(2.0, threshold))) * math.log2(classes)
-        whole = round(missing * 2**FRACTION)
+        whole: int = round(missing * 2**FRACTION)
         return whole
-    whole = round(max(0.0, min(2.0, threshold)) * 2**RATIO)
-    return whole
+    if policy == "margin":
+        missing, most = 1 - threshold, (1 << POWER) + (1 << 24)  # all that 64 bits take, beyond what rounding loses
+    else:
+        missing, most = 1 / max(threshold, 1 / (2 * classes)) - 1, classes << (POWER + 1)
+    return -1 if missing < 0 else min(math.floor(missing * 2**POWER), most)
 
 
 def power_of_two(d: Ints) -> Ints:
-    """2^-(d / 2^20) in units of 2^-24, for d >= 0."""
+    """2^-(d / 2^20) in units of 2^-44, for d >= 0."""
     whole, part = d >> FRACTION, d & (2**FRACTION - 1)
     value = np.full(d.shape, COEFFICIENTS[-1], dtype=np.int64)
     for coefficient in COEFFICIENTS[-2::-1]:
         value = coefficient - ((value * part) >> FRACTION)
-    return np.asarray(np.where(whole > POWER, 0, value >> (30 - POWER + np.minimum(whole, POWER))))
+    return np.asarray(np.where(whole > POWER, 0, (value << (POWER - 30)) >> np.minimum(whole, POWER)))
 
 
 def log2_of(total: Ints) -> Ints:
@@ -90,13 +94,17 @@ def is_sure(rule: Rule, scores: Ints) -> NDArray[np.bool_]:
     top = scores.max(axis=1, keepdims=True)
     d = (top - scores) << rule.score_shift
     powers = power_of_two(d)
-    total = powers.sum(axis=1)
     if rule.policy == "entropy":
-        spread = (powers * np.minimum(d, (POWER + 1) << FRACTION)).sum(axis=1)
-        return np.asarray((log2_of(total) - (POWER << FRACTION)) * total + spread <= rule.threshold * total)
-    ordered = np.sort(powers, axis=1)
-    second = ordered[:, -2] if rule.policy == "margin" and scores.shape[1] > 1 else 0
-    return np.asarray((ordered[:, -1] - second) << RATIO >= rule.threshold * total)
+        powers >>= POWER - ENTROPY_POWER
+        total = powers.sum(axis=1)
+        spread = (powers * np.minimum(d, (ENTROPY_POWER + 1) << FRACTION)).sum(axis=1)
+        return np.asarray((log2_of(total) - (ENTROPY_POWER << FRACTION)) * total + spread <= rule.threshold * total)
+    others = powers.sum(axis=1) - (1 << POWER)
+    if rule.policy == "max_softmax":
+        return np.asarray(others <= rule.threshold)
+    second = np.sort(powers, axis=1)[:, -2] if scores.shape[1] > 1 else 0
+    allowed = rule.threshold + ((rule.threshold >> 14) * (others >> 22) >> 8)
+    return np.asarray((rule.threshold >= 0) & (second + others <= allowed))
 
 
 def walk(rules: tuple[Rule, ...], scores: Ints) -> tuple[Ints, Ints]:

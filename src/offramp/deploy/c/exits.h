@@ -1,7 +1,8 @@
 /* Exit decisions on integers: softmax as powers of two, no tables, no floating point.
  *
- * Scores are logits in units of temperature * ln 2 / 2^20 once shifted left by `shift`; powers have 24 fractional bits,
- * thresholds 28 (entropy: log2(classes) * (1 - threshold) with 20).
+ * Scores are logits in units of temperature * ln 2 / 2^20 once shifted left by `shift`; powers have 44 fractional bits.
+ * Thresholds say what may be missing to certainty: of max_softmax 1 / threshold - 1 and of margin 1 - threshold with 44
+ * fractional bits, negative for never; of entropy log2(classes) * (1 - threshold) with 20.
  */
 #ifndef OFFRAMP_EXITS_H
 #define OFFRAMP_EXITS_H
@@ -20,33 +21,36 @@ OFFRAMP_RULE int offramp_best(const int32_t *scores, int classes) {
     return best;
 }
 
-/* 2^-(d / 2^20) with 24 fractional bits: a polynomial with 30, within 1e-7. */
+/* 2^-(d / 2^20) with 44 fractional bits: a polynomial with 30, within 1e-7 of its value. */
 OFFRAMP_RULE int64_t offramp_power(int64_t d) {
     static const int32_t coefficients[] = {9871761, 59364954, 257888335, 744257103, 1 << 30};
     const int64_t whole = d >> 20;
     const int32_t part = (int32_t)(d & 0xfffff);
     int32_t value = 1008952;
-    if (whole > 24) return 0;
+    if (whole > 44) return 0;
     for (int k = 0; k < 5; k++) value = coefficients[k] - (int32_t)(((int64_t)value * part) >> 20);
-    return value >> (6 + whole);
+    return ((int64_t)value << 14) >> whole;
 }
 
 OFFRAMP_RULE int offramp_max_softmax(const int32_t *scores, int classes, int shift, int64_t threshold) {
-    const int64_t top = scores[offramp_best(scores, classes)];
-    int64_t total = 0;
-    for (int k = 0; k < classes; k++) total += offramp_power((top - scores[k]) * ((int64_t)1 << shift));
-    return (int64_t)1 << 52 >= threshold * total;
+    const int best = offramp_best(scores, classes);
+    int64_t others = 0;
+    for (int k = 0; k < classes; k++)
+        if (k != best) others += offramp_power(((int64_t)scores[best] - scores[k]) * ((int64_t)1 << shift));
+    return others <= threshold;
 }
 
 OFFRAMP_RULE int offramp_margin(const int32_t *scores, int classes, int shift, int64_t threshold) {
     const int best = offramp_best(scores, classes);
-    int64_t total = 0, second = 0;
+    int64_t others = 0, second = 0;
+    if (threshold < 0) return 0;
     for (int k = 0; k < classes; k++) {
-        const int64_t d = (int64_t)scores[best] - scores[k], power = offramp_power(d * ((int64_t)1 << shift));
-        total += power;
-        if (k != best && power > second) second = power;
+        if (k == best) continue;
+        const int64_t power = offramp_power(((int64_t)scores[best] - scores[k]) * ((int64_t)1 << shift));
+        others += power;
+        second = power > second ? power : second;
     }
-    return (((int64_t)1 << 24) - second) * ((int64_t)1 << 28) >= threshold * total;
+    return second + others <= threshold + ((threshold >> 14) * (others >> 22) >> 8);
 }
 
 /* log2 with 20 fractional bits, bit by bit: a square has twice the logarithm. */
@@ -66,7 +70,7 @@ OFFRAMP_RULE int offramp_entropy(const int32_t *scores, int classes, int shift, 
     const int64_t top = scores[offramp_best(scores, classes)], most = (int64_t)25 << 20;
     int64_t total = 0, spread = 0;
     for (int k = 0; k < classes; k++) {
-        const int64_t d = (top - scores[k]) * ((int64_t)1 << shift), power = offramp_power(d);
+        const int64_t d = (top - scores[k]) * ((int64_t)1 << shift), power = offramp_power(d) >> 20;
         total += power;
         spread += power * (d < most ? d : most);
     }
