@@ -212,11 +212,14 @@ def loading(view: Record, loads: Record) -> tuple[float, float]:
 
 @compiled
 def _innermost(view: Record, t: Record, op: int, masks: Ints, cuts: Ints, chosen: int, count: int) -> float:
-    """Bits of an operand's innermost tile; where its cut is open the least that it, or what is moved, may be."""
+    """Bits of an operand's innermost tile; where a cut of its is open the least that this, or what is moved, may be."""
+    known, below = True, masks[op, 1]
     for k in range(chosen, count):
-        if cuts[k, 0] == op and cuts[k, 1] == 1:
-            moved = t.lower[op, 1, 0] / precision(t, op, 1, 0) if t.bits[op] else 0.0
-            return float(min(t.tile[op, 0, 0], moved) * (min(t.bits[2], t.bits[3]) if op == O else t.bits[op]))
+        if cuts[k, 0] == op:
+            known, below = False, 0 if cuts[k, 1] == 1 else below
+    if not known:
+        moved = t.lower[op, 1, below] / precision(t, op, 1, below) if t.bits[op] else 0.0
+        return float(min(t.tile[op, 0, below], moved) * (min(t.bits[2], t.bits[3]) if op == O else t.bits[op]))
     return tile_bits(view, t, op, 0, masks[op, 1])
 
 
