@@ -10,18 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.cost.engine_compile import compiled
-from offramp.cost.engine_tables import partial
+from offramp.cost.engine_hierarchy import OWN
+from offramp.cost.engine_tables import partial, precision
 from offramp.cost.engine_view import MOST, Flags, I, Ints, O, Record, W
 
 CHAIN = np.dtype((np.record, [("row", "i8"), ("masks", "u1", (3, MOST + 1))]))
 """Nested sets of a row: factors below every boundary, everything below the highest one."""
 
 
-LOADS = np.dtype((np.record, [("waits", "f8", (3, MOST, 2)), ("shared", "u1", (3, MOST, 2)), ("ways", "f8", (2, 3))]))
+LOADS = np.dtype((np.record, [
+    ("waits", "f8", (3, MOST, 2)), ("shared", "u1", (3, MOST, 2)), ("ways", "f8", (2, 3)), ("least", "f8"),
+]))  # fmt: skip
 """What is loaded before, or unloaded after, the computation.
 
 waits: (operand, boundary, upper) cycles of it at a port; shared: whether that carries both inputs and weights; ways:
-scratch.
+scratch; least: the least cycles of both, see `bound`.
 """
 
 
@@ -56,47 +59,69 @@ def allowed(view: Record, t: Record, op: int, b: int, whole: bool, sets: NDArray
 
 
 @compiled
-def nests(chosen: Ints, cuts: Ints, k: int, new: int) -> bool:
-    """Whether a set for a cut nests with those `chosen` for the `k` cuts before it."""
+def narrow(cuts: Ints, k: int, chosen: Ints, full: int, within: Ints) -> None:
+    """Limits of a set for cut `k` by the operand's own cuts chosen before it, written to `within`.
+
+    They are: what it must hold, what it may hold, and what the cut right below it holds.
+    """
+    within[0], within[1], within[2] = 0, full, 0
+    for j in range(k):
+        if cuts[j, 0] == cuts[k, 0]:
+            if cuts[j, 1] < cuts[k, 1]:
+                within[0] |= chosen[j]
+            else:
+                within[1] &= chosen[j]
+            if cuts[j, 1] == cuts[k, 1] - 1:
+                within[2] = chosen[j]
+
+
+@compiled
+def nests(t: Record, chosen: Ints, cuts: Ints, k: int, new: int, within: Ints) -> bool:
+    """Whether a set for cut `k` nests with those `chosen` for the cuts before it and is worth keeping.
+
+    Worth keeping in a memory of the whole array is everything, no more than the cut below keeps, or a set with a factor
+    that reuses on top.
+    """
+    if within[0] & ~new or new & ~within[1]:
+        return False
+    below = 0
     for j in range(k):
         old = chosen[j]
         both = old & new
-        if both != old and (both != new or (cuts[j, 0] == cuts[k, 0] and cuts[j, 1] < cuts[k, 1])):
+        if both == old:
+            if old != new:
+                below = max(below, old)
+        elif both != new:
             return False
-        if both != new and cuts[j, 0] == cuts[k, 0] and cuts[j, 1] > cuts[k, 1]:
-            return False
-    return True
+    if cuts[k, 2] == OWN or new == within[2] or new == t.full:
+        return True
+    return bool(new & ~below & ~t.fresh[cuts[k, 0]] != 0)
 
 
 @compiled
-def saves(t: Record, chosen: Ints, cuts: Ints, k: int, new: int) -> bool:
-    """Whether a cut keeps everything, no more than the cut below it, or a factor that reuses on top."""
-    op, b, below, least = cuts[k, 0], cuts[k, 1], 0, 0
-    for j in range(k):
-        old = chosen[j]
-        if old < new:
-            below = max(below, old)
-        if cuts[j, 0] == op and cuts[j, 1] == b - 1:
-            least = old
-    return new & ~below & t.full & ~t.fresh[op] != 0 or new == least or new == t.full
+def checks(view: Record, cuts: Ints, count: int, whole: Flags, known: Ints) -> None:
+    """Memories of which all is known as soon as some cuts are chosen, and not before: a bit mask for every number.
 
-
-@compiled
-def checks(view: Record, cuts: Ints, count: int, needed: Ints) -> None:
-    """How many cuts must be chosen before what a memory holds is known, written to `needed`."""
+    Those that hold everything are left out.
+    """
+    for chosen in range(count + 1):
+        known[chosen] = 0
     for memory in range(view.memories):
-        needed[memory] = 0
+        needed = 0
         for k in range(count):
             level = view.level[memory, cuts[k, 0]]
             if level >= 0 and (cuts[k, 1] == level or cuts[k, 1] == level + 1):
-                needed[memory] = k + 1
+                needed = k + 1
+        if not whole[memory]:
+            known[needed] |= 1 << memory
 
 
 @compiled
-def fits(view: Record, t: Record, masks: Ints, needed: Ints, chosen: int, whole: Flags) -> bool:
-    """Whether no memory overflows of which all is known since the last of `chosen` cuts."""
-    for memory in range(view.memories):
-        if needed[memory] == chosen and not whole[memory]:
+def fits(view: Record, t: Record, masks: Ints, known: int) -> bool:
+    """Whether none of some memories, given as a bit mask, overflows."""
+    memory = 0
+    while known:
+        if known & 1:
             total = 0.0
             for op in (O, W, I):
                 level = view.level[memory, op]
@@ -104,6 +129,8 @@ def fits(view: Record, t: Record, masks: Ints, needed: Ints, chosen: int, whole:
                     total += held_bits(view, t, op, level, masks[op, level + 1], masks[op, level])
             if total > view.room[memory]:
                 return False
+        known >>= 1
+        memory += 1
     return True
 
 
@@ -112,15 +139,17 @@ def bound(view: Record, t: Record, masks: Ints, cuts: Ints, chosen: int, count: 
     """Cycles that no order of a chain undercuts, of whose cuts some are `chosen`.
 
     A port that must move more than the computation has cycles for stalls for the rest, and a duty that needs longer
-    than its period stalls each time. What is loaded once takes at least as long as one innermost tile of it.
+    than its period stalls each time. What is loaded once takes at least as long as one innermost tile of it. The
+    array's own registers reuse nothing beyond the smallest cut that is not all reuse.
     """
     late, traffic = 0.0, 0.0
+    inputs, weights = _reused(t, I, masks, cuts, chosen), _reused(t, W, masks, cuts, chosen)
     no_loads(view, loads)
     for gate in range(view.gates - 1, -1, -1):
         lacks, taken = 0.0, 0.0
         for u in range(view.gate_uses[gate, 0], view.gate_uses[gate, 1]):
             op, b, upper, sums = view.uses[u, 0], view.uses[u, 1], view.uses[u, 2], view.uses[u, 3]
-            mask = masks[op, b] if b else t.reuse[op] if op != O else 0
+            mask = masks[op, b] if b else inputs if op == I else weights if op == W else 0
             bits = t.upper[op, b, mask] if upper else t.lower[op, b, mask]
             cycles, times = np.ceil(bits / view.gate_bits[gate]), t.times[mask]
             if not sums or partial(t, b, mask):
@@ -134,7 +163,19 @@ def bound(view: Record, t: Record, masks: Ints, cuts: Ints, chosen: int, count: 
         late, traffic = max(late, lacks), max(traffic, taken)
     stall = max(traffic - t.total * np.ceil(view.passes), late)
     onload, offload = loading(view, loads)
+    loads.least = onload + offload
     return float(t.total * view.passes + stall + onload + offload + t.drain)
+
+
+@compiled
+def _reused(t: Record, op: int, masks: Ints, cuts: Ints, chosen: int) -> int:
+    """Factors that may come innermost without needing another input or weight, of a chain with some cuts `chosen`."""
+    within = t.full
+    for k in range(chosen):
+        cut = masks[cuts[k, 0], cuts[k, 1]]
+        if cut & ~t.reuse[op] and cut & within == cut:
+            within = cut
+    return int(within & t.reuse[op])
 
 
 @compiled
@@ -171,10 +212,14 @@ def loading(view: Record, loads: Record) -> tuple[float, float]:
 
 @compiled
 def _innermost(view: Record, t: Record, op: int, masks: Ints, cuts: Ints, chosen: int, count: int) -> float:
-    """Bits of an operand's innermost tile, the least that it may be where its cut is open."""
+    """Bits of an operand's innermost tile; where a cut of its is open the least that this, or what is moved, may be."""
+    known, below = True, masks[op, 1]
     for k in range(chosen, count):
-        if cuts[k, 0] == op and cuts[k, 1] == 1:
-            return float(t.tile[op, 0, 0] * (min(t.bits[2], t.bits[3]) if op == O else t.bits[op]))
+        if cuts[k, 0] == op:
+            known, below = False, 0 if cuts[k, 1] == 1 else below
+    if not known:
+        moved = t.lower[op, 1, below] / precision(t, op, 1, below) if t.bits[op] else 0.0
+        return float(min(t.tile[op, 0, below], moved) * (min(t.bits[2], t.bits[3]) if op == O else t.bits[op]))
     return tile_bits(view, t, op, 0, masks[op, 1])
 
 

@@ -44,15 +44,20 @@ def entry(function: Callable[P, R]) -> Callable[P, R]:
     except RuntimeError:  # no locator: neither the package's folder nor the user's cache is writable
         machine = numba.njit(error_model="numpy")(function)
 
+    called = False
+
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if machine.signatures:
+        nonlocal called
+        if called:
             return machine(*args)  # type: ignore[no-any-return]
         tell = Timer(PATIENCE, _tell)
         tell.daemon = True
         tell.start()
         try:
-            return machine(*args)  # type: ignore[no-any-return]
+            result: R = machine(*args)
+            called = True
+            return result
         finally:
             tell.cancel()
 

@@ -16,7 +16,7 @@ MOVES = np.dtype((np.record, [
     ("period", "f8", (3, MOST)), ("allowed", "f8", (3, MOST)), ("count", "f8", (3, MOST)), ("sums", "u1", (3, MOST)),
     ("free", "u1", (3, MOST)),
     ("transfer", "f8", DUTIES), ("windows", "f8", (3, DUTIES)), ("bits", "f8", DUTIES), ("later", "f8", DUTIES),
-    ("wait", "f8", DUTIES), ("done", "u1", DUTIES), ("needs", "f8", 3),
+    ("wait", "f8", DUTIES), ("done", "u1", DUTIES), ("needs", "f8", 3), ("worst", "i8"),
 ]))  # fmt: skip
 """What crosses boundaries in one order.
 
@@ -24,12 +24,17 @@ period, allowed, count: (operand, boundary) cycles of a period, cycles allowed i
 whether partial sums cross; free: (operand, level) whether it can be refilled while it is read.
 transfer: cycles of one, by duty; windows: period, allowed and count of a port's duties; of its duties that
 move once bits (-1 of others), later (cycles beyond the innermost tile), wait (all cycles). done, needs: scratch.
+worst: the port that was too slow last.
 """
 
 
 @compiled
-def cycles_of(view: Record, t: Record, unsure: Flags, order: Record, m: Record, loads: Record) -> float:
-    """Cycles: computation, the worst stall, loading, unloading, and draining of a systolic array."""
+def cycles_of(view: Record, t: Record, unsure: Flags, order: Record, m: Record, loads: Record, limit: float) -> float:
+    """Cycles: computation, the worst stall, loading, unloading, and draining of a systolic array.
+
+    Infinite as soon as they are known to be above a limit, `loads.least` being what `engine_chains.bound` last found
+    for the chain. The port that showed it last is asked first.
+    """
     for memory in range(view.memories):
         if unsure[memory]:
             _refill(view, t, memory, order, m)
@@ -42,9 +47,16 @@ def cycles_of(view: Record, t: Record, unsure: Flags, order: Record, m: Record, 
                 allowed = np.floor(period / t.cycles[order.runs[op, b - 1, 1]])
             m.period[op, b], m.allowed[op, b] = np.ceil(period * view.passes), np.ceil(allowed * view.passes)
             m.count[op, b], m.sums[op, b] = t.times[mask], op == O and partial(t, b, mask)
-    stall = 0.0
+    work = t.total * view.passes + t.drain
+    stall = _stall(view, t, m.worst, order, m)
+    if work + stall + loads.least > limit:
+        return np.inf
     for gate in range(view.gates):
-        stall = max(stall, _stall(view, t, gate, order, m))
+        if gate != m.worst:
+            stall = max(stall, _stall(view, t, gate, order, m))
+            if work + stall + loads.least > limit:
+                m.worst = gate
+                return np.inf
     onload, offload = _loading(view, t, stall, order, m, loads)
     return float(t.total * view.passes + stall + onload + offload + t.drain)
 

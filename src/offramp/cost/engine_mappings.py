@@ -42,7 +42,7 @@ def _mappings(
     rooms, moves = np.empty(1, dtype=ROOM), np.empty(1, dtype=MOVES)
     loads = np.empty(1, dtype=LOADS)
     whole, all_of = np.zeros((3, most, MEMORIES), dtype=np.bool_), np.zeros(MEMORIES, dtype=np.bool_)
-    rooms[0].slack = slack
+    rooms[0].slack, moves[0].worst = slack, 0
     for i in range(len(streams)):
         first, rows = starts[i], starts[i + 1] - starts[i]
         for row in range(rows):
@@ -71,13 +71,16 @@ def _price(
         for memory in range(view.memories):
             tight |= view.kind[memory] == LAST and not whole[2, row, memory]
     room.floor, room.credit = 0.0, 1.0
-    for phase in range(3):
+    last = 2 if tight else 1 if between else 0
+    for row in range(rows):
+        found[first + row].cycles = found[first + row].energy = np.inf
+    for phase in range(last + 1):
         count = own if phase == 0 else own + between if phase == 1 else view.choices
-        if (phase == 2 and not tight) or (phase < 2 and streams) or (phase == 1 and not between):
+        if (phase < 2 and streams) or (phase == 1 and not between):
             continue
-        for row in range(rows):
-            found[first + row].cycles = found[first + row].energy = np.inf
-        cost = search(view, tables, rows, view.cuts, count, whole[phase], room, moves, loads, orders, found, first)
+        cost = search(
+            view, tables, rows, view.cuts, count, whole[phase], room, moves, loads, orders, found, first, phase == last
+        )
         room.floor, room.credit = cost, 1.0 + CREDIT if phase == 0 and between else np.inf
 
 

@@ -43,12 +43,20 @@ def pieces(view: Record, t: Record, masks: Ints, keys: Ints) -> None:
 
 
 @compiled
+def ask(t: Record) -> None:
+    """What every wish says of every factor's place within a piece, written to the row's `asked`."""
+    for wish in range(len(WISHES)):
+        first, second, third = WISHES[wish, 1], WISHES[wish, 2], WISHES[wish, 3]
+        for f in range(t.number):
+            t.asked[wish, f] = ((t.rank[first, f] * 3 + t.rank[second, f]) * 3 + t.rank[third, f]) * 8 + f
+
+
+@compiled
 def arrange(t: Record, wish: int, keys: Ints, order: Record) -> None:
     """Put the factors in order as one wish asks, and note how far the array's registers reuse inputs and weights."""
-    inner, first, second, third = WISHES[wish, 0], WISHES[wish, 1], WISHES[wish, 2], WISHES[wish, 3]
+    inner = WISHES[wish, 0]
     for f in range(t.number):
-        key = ((keys[inner, f] * 3 + t.rank[first, f]) * 3 + t.rank[second, f]) * 3 + t.rank[third, f]
-        place, key = f, key * 8 + f
+        place, key = f, keys[inner, f] * 216 + t.asked[wish, f]
         while place > 0 and order.keys[place - 1] > key:
             order.keys[place] = order.keys[place - 1]
             place -= 1

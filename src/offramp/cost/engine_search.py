@@ -7,12 +7,11 @@ priced. The least latency wins, of equals the least energy, also where the layer
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.engine_chains import CHAIN, allowed, bound, checks, fits, nests, saves
+from offramp.cost.engine_chains import CHAIN, allowed, bound, checks, fits, narrow, nests
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_fill import fill, spent, turns_of
-from offramp.cost.engine_hierarchy import OWN
 from offramp.cost.engine_latency import cycles_of
-from offramp.cost.engine_orders import WISHES, arrange, pieces, same, top_runs, unsure_memories
+from offramp.cost.engine_orders import WISHES, arrange, ask, pieces, same, top_runs, unsure_memories
 from offramp.cost.engine_tables import SETS
 from offramp.cost.engine_view import MEMORIES, MOST, Flags, Ints, Record, Records
 
@@ -30,19 +29,21 @@ CUTS = 3 * MOST
 """Most cuts of a core."""
 
 ROOM = np.dtype((np.record, [
-    ("unsure", "u1", MEMORIES), ("needed", "i8", MEMORIES), ("masks", "i8", (3, MOST + 1)),
+    ("unsure", "u1", MEMORIES), ("known", "i8", CUTS + 1), ("within", "i8", (CUTS, 3)), ("masks", "i8", (3, MOST + 1)),
     ("keys", "i8", (2, MOST)), ("sets", "u1", (CUTS, SETS)), ("sizes", "i8", CUTS), ("at", "i8", CUTS),
     ("chosen", "i8", CUTS), ("spare", "u1", (3, MOST)), ("turns", "i8", (6, 3)), ("chains", "i8"), ("fast", "i8"),
-    ("least", "f8"), ("floor", "f8"), ("credit", "f8"), ("slack", "f8"),
+    ("least", "f8"), ("floor", "f8"), ("credit", "f8"), ("slack", "f8"), ("equal", "f8"),
 ]))  # fmt: skip
 """What a search knows, and room to work in.
 
-unsure: memories that may have no room to be refilled while they are read; needed: see `engine_chains.checks`; keys: see
-`engine_orders.pieces`; spare, turns: see `engine_fill.turns_of`; masks: scratch.
+unsure: memories that may have no room to be refilled while they are read; known: see `engine_chains.checks`; within:
+see `engine_chains.narrow`, by cut; keys: see `engine_orders.pieces`; spare, turns: see `engine_fill.turns_of`; masks:
+scratch.
 sets, sizes, at, chosen: of every cut the sets that it may keep, how many, which is tried, and which it keeps.
 chains, fast: how many there are so far; least: the least cycles so far.
 floor, credit: what the layer costs at least, unless that is more than `credit` times its fastest mapping; slack: how
-much more than the fastest mapping a lower bound may be before a chain is left out (1; infinite to leave out none).
+much more than the fastest mapping a lower bound may be before a chain is left out (1; infinite to leave out none);
+equal: `EQUAL`, or a hair below 1 where only the least counts.
 """
 
 
@@ -55,20 +56,22 @@ def price(room: Record) -> float:
 @compiled
 def search(
     view: Record, tables: Records, rows: int, cuts: Ints, count: int, whole: Flags,
-    room: Record, moves: Record, loads: Record, orders: Records, found: Records, first: int,
+    room: Record, moves: Record, loads: Record, orders: Records, found: Records, first: int, last: bool,
 ) -> float:  # fmt: skip
-    """The best mapping of each row that may be its layer's best, written to `found`; returns what the layer costs.
+    """What the layer costs; if this is the last search of it, the best mapping of each row that may be its layer's
+    best is written to `found`.
 
     Searched are chains of the first `count` cuts; `whole` (rows, memories) says which memories take everything.
     """
     chains, fast = np.empty(64, dtype=CHAIN), np.empty(64, dtype=FAST)
-    room.chains, room.fast, room.least = 0, 0, np.inf
+    room.chains, room.fast, room.least, room.equal = 0, 0, np.inf, EQUAL if last else 1.0 - 1e-12
     unsure_memories(view, tables, rows, room.unsure)
     for row in range(rows):
         chains, fast = _chains(
             view, tables[row], row, cuts, count, whole[row], room, moves, loads, orders, chains, fast
         )
-    _choose(view, tables, chains, fast, room, orders, found, first)
+    if last:
+        _choose(view, tables, chains, fast, room, orders, found, first)
     return price(room)
 
 
@@ -78,40 +81,44 @@ def _chains(
     orders: Records, chains: Records, fast: Records,
 ) -> tuple[Records, Records]:  # fmt: skip
     """Try all chains of a row that may be as fast as the fastest so far, those that keep most first."""
+    ask(t)
     for op in range(3):
         for b in range(MOST + 1):
             room.masks[op, b] = t.full
-    checks(view, cuts, count, room.needed)
-    if not fits(view, t, room.masks, room.needed, 0, whole):
+    checks(view, cuts, count, whole, room.known)
+    if not fits(view, t, room.masks, room.known[0]):
         return chains, fast
     for i in range(count):
         memory = view.memory[cuts[i, 0], cuts[i, 1] - 1]
         room.sizes[i] = allowed(view, t, cuts[i, 0], cuts[i, 1], whole[memory], room.sets[i])
     k, room.at[0] = 0, room.sizes[0] if count else 1
+    if count:
+        narrow(cuts, 0, room.chosen, t.full, room.within[0])
     while k >= 0:
         room.at[k] -= 1
         if room.at[k] < 0:
             if count:
                 room.masks[cuts[k, 0], cuts[k, 1]] = t.full
             k -= 1
-        elif not count or _chosen(view, t, cuts, k, int(room.sets[k, room.at[k]]), whole, room):
-            if bound(view, t, room.masks, cuts, k + 1, count, loads) > room.least * EQUAL * room.slack:
+        elif not count or _chosen(view, t, cuts, k, int(room.sets[k, room.at[k]]), room):
+            if bound(view, t, room.masks, cuts, k + 1, count, loads) > room.least * room.equal * room.slack:
                 continue
             if k + 1 >= count:
                 chains, fast = _ordered(view, t, row, room, moves, loads, orders, chains, fast)
             else:
                 k += 1
                 room.at[k] = room.sizes[k]
+                narrow(cuts, k, room.chosen, t.full, room.within[k])
     return chains, fast
 
 
 @compiled
-def _chosen(view: Record, t: Record, cuts: Ints, k: int, new: int, whole: Flags, room: Record) -> bool:
+def _chosen(view: Record, t: Record, cuts: Ints, k: int, new: int, room: Record) -> bool:
     """Whether a cut may keep a set beside the cuts chosen before it; if so it does."""
-    if not nests(room.chosen, cuts, k, new) or (cuts[k, 2] != OWN and not saves(t, room.chosen, cuts, k, new)):
+    if not nests(t, room.chosen, cuts, k, new, room.within[k]):
         return False
     room.chosen[k] = room.masks[cuts[k, 0], cuts[k, 1]] = new
-    return fits(view, t, room.masks, room.needed, k + 1, whole)
+    return fits(view, t, room.masks, room.known[k + 1])
 
 
 @compiled
@@ -139,16 +146,18 @@ def _ordered(
     pieces(view, t, room.masks, room.keys)
     for wish in range(len(WISHES)):
         order, known = orders[wish], False
-        _copy(order.masks, room.masks)
+        for op in range(3):
+            for b in range(1, view.count[op] + 1):
+                order.masks[op, b] = room.masks[op, b]
         arrange(t, wish, room.keys, order)
         top_runs(view, t, room.unsure, order)
         for other in range(wish):
             known |= same(view, room.unsure, order, orders[other])
         if known:
             continue
-        cycles = cycles_of(view, t, room.unsure, order, moves, loads)
+        cycles = cycles_of(view, t, room.unsure, order, moves, loads, room.least * room.equal)
         room.least = min(room.least, cycles)
-        if cycles <= room.least * EQUAL:
+        if cycles <= room.least * room.equal:
             kept = True
             if room.fast == fast.size:
                 fast = _twice(fast)

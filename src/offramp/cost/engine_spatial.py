@@ -7,13 +7,15 @@ is. This file knows sizes and register widths, no costs.
 """
 
 import math
-from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import accumulate, product
 from operator import gt
 
+import numpy as np
+
+from offramp.cost.engine_best import COLUMNS, FACTORS_AT, LOOPS_AT, Ints, best
 from offramp.cost.layer_form import PREFERENCE, Form
 from offramp.ir.accelerator import Core, Memory, Move, Operand
 
@@ -22,9 +24,6 @@ LOOPS = ("B", "G", "K", "C", "OY", "OX", "FY", "FX")
 
 INDEX = {name: i for i, name in enumerate(LOOPS)} | {"D": 0}
 """Column of a loop."""
-
-KEPT = 3
-"""Unrollings that the temporal search tries per layer (ZigZag's default)."""
 
 IRRELEVANT: dict[str, dict[Operand, set[str]]] = {
     "Conv": {Operand.I: {"K"}, Operand.W: {"B", "OX", "OY"}, Operand.O: {"C", "FX", "FY"}},
@@ -43,8 +42,13 @@ Option = tuple[tuple[str, int], ...]
 Unrolling = tuple[Option, ...]
 """One option per array dimension."""
 
-Ranked = tuple[int, int, Option]
-"""(units busy, place in the order of preference, loops)."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Options:
+    """The options of one array dimension, busiest first, and the same as `engine_best` reads them."""
+
+    listed: tuple[Option, ...]
+    table: Ints
 
 
 def unrollings(forms: Sequence[Form], core: Core) -> list[tuple[tuple[Unrolling, ...], int]]:
@@ -161,17 +165,21 @@ def _unrollings(
     operator: str, loops: tuple[tuple[str, int], ...], bits: tuple[int, int, int], core: _Bare
 ) -> tuple[tuple[Unrolling, ...], int]:
     sizes, first = dict(loops), 0
+    names = tuple(name for name in PREFERENCE[len(sizes)] if name in sizes)
+    free = [_FREE[operator][entry.operand] for entry in core.entries]
+    bound = [[j for j, name in enumerate(names) if name not in irrelevant] for irrelevant in free]
+    own = [[min(sizes[name], n) for name in names] for _, n in core.array.dimensions]
+    available = np.ones(len(LOOPS), dtype=np.int64)
+    available[[INDEX[name] for name in names]] = [sizes[name] for name in names]
     found: dict[Unrolling, None] = {}
-    known: dict[tuple[int, ...], list[Unrolling]] = {}
+    ladder = list(product(*(entry.rungs(bits[entry.operand]) for entry in core.entries)))
+    widths = dict.fromkeys(tuple(width for width, _ in rungs) for rungs in ladder)
+    options = [[_options(i, names, row, core) for i, row in enumerate(_limits(own, bound, w, core))] for w in widths]
+    known = dict(zip(widths, _best(options, available), strict=True))
     needs: dict[Unrolling, list[int]] = {}
-    for rungs in product(*(entry.rungs(bits[entry.operand]) for entry in core.entries)):
-        widths = tuple(width for width, _ in rungs)
-        if widths not in known:
-            limits = _limits(operator, sizes, widths, core)
-            options = [_options(i, d, n, sizes, limits[i], core) for i, (d, n) in enumerate(core.array.dimensions)]
-            known[widths] = _best(options, sizes)
+    for rungs in ladder:
         rooms = [room for _, room in rungs]
-        for unrolling in known[widths]:
+        for unrolling in known[tuple(width for width, _ in rungs)]:
             if unrolling not in needs:
                 needs[unrolling] = [_need(unrolling, operator, sizes, entry) for entry in core.entries]
             if any(map(gt, needs[unrolling], rooms)):
@@ -181,36 +189,52 @@ def _unrollings(
     return tuple(found), first
 
 
-def _limits(operator: str, sizes: dict[str, int], widths: tuple[int, ...], core: _Bare) -> list[dict[str, int]]:
-    """Largest factor of every loop on every array dimension: layer, array, and width of the innermost memories."""
-    limits = [{name: min(size, n) for name, size in sizes.items()} for _, n in core.array.dimensions]
-    for entry, width in zip(core.entries, widths, strict=True):
-        bound = sizes.keys() - _FREE[operator][entry.operand]
+def _limits(own: list[list[int]], bound: list[list[int]], widths: tuple[int, ...], core: _Bare) -> list[list[int]]:
+    """Largest factor of every loop on every array dimension: layer, array, and width of the innermost memories.
+
+    `own` are those of layer and array alone, `bound` says which loops the width of every entry limits.
+    """
+    limits = [row.copy() for row in own]
+    for entry, width, places in zip(core.entries, widths, bound, strict=True):
         for i in entry.served:
-            limits[i].update((name, width) for name in bound if limits[i][name] > width)
+            row = limits[i]
+            for j in places:
+                if row[j] > width:
+                    row[j] = width
     return limits
 
 
-def _options(
-    index: int, dimension: str, units: int, sizes: dict[str, int], limits: dict[str, int], core: _Bare
-) -> list[Ranked]:
-    """(units busy, place in the order of preference, loops) of one array dimension, busiest first."""
+def _options(index: int, names: tuple[str, ...], limits: list[int], core: _Bare) -> Options:
+    """The options of one array dimension, whose loops, in the order of preference, are limited."""
+    dimension, units = core.array.dimensions[index]
     if dimension in core.fixed:
-        loops = tuple((n, min(f, limits[n])) for n, f in core.fixed[dimension] if n in sizes)
-        return [(math.prod(f for _, f in loops), 0, loops)]
-    order = PREFERENCE[len(sizes)]
+        most = dict(zip(names, limits, strict=True))
+        return _tabled((tuple((n, min(f, most[n])) for n, f in core.fixed[dimension] if n in most),))
     if core.in_memory:
-        order = _hinted(index, order)
-    return _ranked(tuple((name, limits[name]) for name in order if name in sizes), units, mix=core.in_memory)
+        most, names = dict(zip(names, limits, strict=True)), _hinted(index, names)
+        limits = [most[n] for n in names if n in most]
+        names = tuple(n for n in names if n in most)
+    return _ranked(names, tuple(limits), units, mix=core.in_memory)
 
 
 @lru_cache(maxsize=65536)
-def _ranked(limits: tuple[tuple[str, int], ...], units: int, *, mix: bool) -> list[Ranked]:
+def _ranked(names: tuple[str, ...], limits: tuple[int, ...], units: int, *, mix: bool) -> Options:
     """Options of one array dimension whose loops, in the order of preference, are limited."""
-    singles: list[Option] = [((name, f),) for name, limit in limits for f in divisors(limit)]
-    mixed = _mixed([name for name, _ in limits], dict(limits), units) if mix else []
-    ranked = [(math.prod(f for _, f in o), i, o) for i, o in enumerate([*singles, *mixed])]
-    return sorted(ranked, key=lambda r: (-r[0], r[1]))
+    singles: list[Option] = [((name, f),) for name, limit in zip(names, limits, strict=True) for f in divisors(limit)]
+    mixed = _mixed(list(names), dict(zip(names, limits, strict=True)), units) if mix else []
+    return _tabled((*singles, *mixed))
+
+
+def _tabled(options: tuple[Option, ...]) -> Options:
+    """Options in the order of preference, put in the order of units busy."""
+    busy = [math.prod(f for _, f in o) for o in options]
+    order = sorted(range(len(options)), key=lambda i: -busy[i])
+    table = np.full((len(options), COLUMNS), -1, dtype=np.int64)
+    table[:, 0], table[:, 1] = [busy[i] for i in order], order
+    for row, i in enumerate(order):
+        for j, (name, factor) in enumerate(options[i]):
+            table[row, LOOPS_AT + j], table[row, FACTORS_AT + j] = INDEX[name], factor
+    return Options(tuple(options[i] for i in order), table)
 
 
 def _hinted(index: int, order: tuple[str, ...]) -> tuple[str, ...]:
@@ -246,41 +270,15 @@ def divisors(n: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(n // d for d in small)}, reverse=True))
 
 
-def _best(options: list[list[Ranked]], sizes: dict[str, int]) -> list[Unrolling]:
-    """The `KEPT` combinations with the highest indicator, ties by order of preference.
-
-    The indicator of ZigZag is units busy u plus u over the largest factor of any one loop, minus 1.
-    """
-    remaining = [math.prod(o[0][0] for o in options[i:]) for i in range(len(options) + 1)]
-    kept: list[tuple[float, tuple[int, ...], Unrolling]] = []
-
-    def visit(units: int, largest: int, places: tuple[int, ...], chosen: Unrolling, totals: dict[str, int]) -> None:
-        depth = len(chosen)
-        rest, full = units * remaining[depth + 1], len(kept) == KEPT
-        for busy, place, option in options[depth]:
-            reach, most = rest * busy, largest
-            if full and -(reach + reach / largest - 1) > kept[-1][0]:
-                return
-            for name, factor in option:
-                grown = totals[name] * factor
-                if grown > sizes[name]:
-                    break
-                if grown > most:
-                    most = grown
-            else:
-                here, least = (*places, place), -(reach + reach / most - 1)
-                if full and (least > kept[-1][0] or (least, here) > (kept[-1][0], kept[-1][1][: depth + 1])):
-                    continue
-                if depth + 1 == len(options):
-                    insort(kept, (least, here, (*chosen, option)))
-                    del kept[KEPT:]
-                else:
-                    below = totals | {name: totals[name] * factor for name, factor in option}
-                    visit(units * busy, most, here, (*chosen, option), below)
-                full = len(kept) == KEPT
-
-    visit(1, 1, (), (), dict.fromkeys(sizes, 1))
-    return [unrolling for *_, unrolling in kept]
+def _best(cases: list[list[Options]], sizes: Ints) -> list[list[Unrolling]]:
+    """Of every case the combinations of one option per dimension with the highest indicator."""
+    flat = [options for case in cases for options in case]
+    starts = np.array([0, *accumulate(len(options.listed) for options in flat)], dtype=np.int64)
+    rows = best(np.concatenate([options.table for options in flat]), starts, sizes, len(cases))
+    return [
+        [tuple(o.listed[i] for o, i in zip(case, row, strict=True)) for row in rows[n].tolist() if row[0] >= 0]
+        for n, case in enumerate(cases)
+    ]
 
 
 def _within_capacity(

@@ -17,7 +17,8 @@ SETS = 1 << MOST
 
 TABLE = np.dtype((np.record, [
     ("number", "i8"), ("before", "i8", MOST), ("bits", "f8", 4), ("extra", "u1"),
-    ("reuse", "i8", 3), ("fresh", "i8", 3), ("rank", "i8", (3, MOST)), ("full", "i8"), ("total", "f8"), ("drain", "f8"),
+    ("reuse", "i8", 3), ("fresh", "i8", 3), ("rank", "i8", (3, MOST)),
+    ("asked", "i8", (6, MOST)), ("full", "i8"), ("total", "f8"), ("drain", "f8"),
     ("feed", "f8", (3, MOST)), ("growth", "f8", (3, MOST)), ("instances", "f8", (3, MOST)), ("outside", "u1", MOST),
     ("cycles", "f8", SETS), ("times", "f8", SETS), ("upper", "f8", (3, MOST, SETS)), ("lower", "f8", (3, MOST, SETS)),
     ("tile", "f8", (3, MOST, SETS)), ("held", "f8", (3, MOST, SETS)), ("parts", "f8", (5, SETS)),
@@ -25,7 +26,7 @@ TABLE = np.dtype((np.record, [
 """Tables of a row (see `engine_view.LINE`). A mask is a set of factors below a boundary.
 
 reuse, fresh: masks of the factors that reuse elements of an operand, and that make new ones (not those of a window);
-rank: (operand, factor) 0 reusing, 1 part of a window, 2 fresh.
+rank: (operand, factor) 0 reusing, 1 part of a window, 2 fresh; asked: see `engine_orders.ask`.
 full, total, drain: mask of all factors, all iterations, cycles until a systolic array is empty.
 feed: (operand, boundary) how many tiles of an instance below make one transfer above, in whole numbers as latency sees
 it; growth: the same as energy sees it; instances: (operand, level) in use.

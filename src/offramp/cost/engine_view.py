@@ -103,28 +103,31 @@ def view_of(h: Hierarchy, passes: float) -> Record:
     assert h.core.array is not None
     uses, memories, kinds = [u for gate in h.gates for u in gate.uses], h.core.memories, shared_memories(h)
     _check_size(h, len(uses))
-    view: Record = np.zeros(1, dtype=VIEW)[0]
-    view.passes, view.memories, view.gates, view.dimensions = passes, len(memories), len(h.gates), h.unit_dimensions
-    view.memory[:], view.level[:] = -1, -1
+    views: Records = np.zeros(1, dtype=VIEW)
+    view = {name: views[name][0] if VIEW[name].shape else views[name] for name in VIEW.names or ()}
+    cuts = _cuts(h, kinds)
+    numbers = (passes, len(memories), len(h.gates), h.unit_dimensions, len(cuts))
+    for name, number in zip(("passes", "memories", "gates", "dimensions", "choices"), numbers, strict=True):
+        view[name][0] = number
+    view["memory"][:], view["level"][:] = -1, -1
     for op, held in enumerate(h.levels):
-        view.count[op], view.memory[op, : len(held)], view.level[list(held), op] = len(held), held, range(len(held))
-        view.spans[op, : len(held), : h.unit_dimensions] = h.spans[op]
-    view.room[: len(memories)] = [m.size_bits for m in memories]
-    view.double[: len(memories)], view.kind[: len(memories)] = [m.double_buffered for m in memories], kinds
-    view.systolic[: h.unit_dimensions] = [name in h.core.array.systolic for name, _ in h.core.array.dimensions]
+        view["count"][op], view["memory"][op, : len(held)] = len(held), held
+        view["level"][list(held), op] = range(len(held))
+        view["spans"][op, : len(held), : h.unit_dimensions] = h.spans[op]
+    view["room"][: len(memories)] = [m.size_bits for m in memories]
+    view["double"][: len(memories)], view["kind"][: len(memories)] = [m.double_buffered for m in memories], kinds
+    systolic = [name in h.core.array.systolic for name, _ in h.core.array.dimensions]
+    view["systolic"][: h.unit_dimensions] = systolic
     ends = np.cumsum([0, *(len(gate.uses) for gate in h.gates)])
-    for i, gate in enumerate(h.gates):
-        view.gate_bits[i], view.gate_shared[i], view.gate_uses[i] = gate.bits, gate.shared, ends[i : i + 2]
-    for i, use in enumerate(uses):
-        view.uses[i] = use.operand, use.boundary, use.upper, use.partial
+    view["gate_bits"][: len(h.gates)] = [gate.bits for gate in h.gates]
+    view["gate_shared"][: len(h.gates)] = [gate.shared for gate in h.gates]
+    view["gate_uses"][: len(h.gates), 0], view["gate_uses"][: len(h.gates), 1] = ends[:-1], ends[1:]
+    view["uses"][: len(uses)] = [(use.operand, use.boundary, use.upper, use.partial) for use in uses]
     for use, side in h.side.items():
         place = (use.operand, use.boundary, int(use.upper), int(use.partial))
-        view.port[place] = side.granularity, side.bits, side.access_pj, 1.0
-    cuts = _cuts(h, kinds)
-    view.choices = len(cuts)
-    for i, cut in enumerate(cuts):
-        view.cuts[i] = cut
-    return view
+        view["port"][place] = side.granularity, side.bits, side.access_pj, 1.0
+    view["cuts"][: len(cuts)] = np.array(cuts, dtype=np.int64).reshape(-1, 3)
+    return views[0]
 
 
 def _check_size(h: Hierarchy, duties: int) -> None:
