@@ -2,19 +2,21 @@
 
 import json
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.search.derive import derive_space
 from offramp.search.features import Features
 from offramp.search.front import hypervolume
-from offramp.search.predictor import Neighbours, Observation, Predictor, settled_rates
+from offramp.search.predictor import Neighbours, Observation, Predictor, accuracy_at, settled_rates, surety
 from offramp.search.regress import best_regressor, order_quality
-from offramp.search.surrogate import expected_gain
+from offramp.search.surrogate import expected_gains
 from offramp.search.task import Price, Task
 from search_cases import backbone, evaluate, mixed_chip, price
 
@@ -70,14 +72,31 @@ def test_what_is_held_out_is_not_known() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_gains_are_hypervolume(seed: int) -> None:
+@given(st.integers(0, 2**32 - 1), st.integers(2, 3), st.integers(0, 6))
+def test_gains_are_hypervolume(seed: int, objectives: int, known: int) -> None:
     rng = np.random.default_rng(seed)
-    front, reference = [tuple(p) for p in rng.uniform(size=(4, 2)).tolist()], [1.0, 1.0]
-    draws = rng.uniform(size=(3, 2))
-    whole = [hypervolume([*front, tuple(p)], reference) - hypervolume(front, reference) for p in draws.tolist()]
-    assert expected_gain(front, reference, draws) == pytest.approx(np.mean(whole))
-    assert expected_gain(front, reference, np.asarray(front) + 0.01) == pytest.approx(0.0)
+    front = [tuple(p) for p in (1.2 * rng.uniform(size=(known, objectives))).tolist()]
+    reference, draws = [1.0] * objectives, 1.2 * rng.uniform(size=(4, 3, objectives))
+    before = hypervolume(front, reference)
+    whole = [[hypervolume([*front, tuple(p)], reference) - before for p in one] for one in draws.tolist()]
+    assert expected_gains(front, reference, draws) == pytest.approx(np.mean(whole, axis=1))
+    if front:
+        assert expected_gains(front, reference, np.asarray([front]) + 0.01) == pytest.approx([0.0])
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=30), st.randoms(use_true_random=False))
+def test_order_quality_is_kendalls_tau(truth: list[int], random: Random) -> None:
+    guess = [random.randint(0, 6) for _ in truth]
+    known = kendalltau(truth, guess).statistic
+    mine = order_quality(np.asarray(truth, dtype=float), np.asarray(guess, dtype=float))
+    assert mine == pytest.approx(0.0 if np.isnan(known) else known)
+
+
+@given(st.floats(0, 1))
+def test_sureties_turn_back_into_accuracies(accuracy: float) -> None:
+    there = surety(np.asarray([accuracy, accuracy / 2]))
+    assert accuracy_at(there) == pytest.approx([accuracy, accuracy / 2], abs=1e-9)
+    assert there[0] >= there[1]
 
 
 def test_errors_say_how_far_predictions_are_off() -> None:
@@ -88,9 +107,9 @@ def test_errors_say_how_far_predictions_are_off() -> None:
     predictor = Predictor(Task(space=SPACE, objectives=NAMES, price=price), Features(SPACE), price)
     predictor.fit(seen[:100], seed=0)
     values, _ = predictor.predict(asked[100:])
-    accuracy = np.asarray([o.trial.metrics.accuracy_val for o in seen[100:] if o.trial.metrics])
+    accuracy = surety(np.asarray([o.trial.metrics.accuracy_val for o in seen[100:] if o.trial.metrics]))
     energy = np.asarray([o.trial.metrics.energy_uj for o in seen[100:] if o.trial.metrics])
-    off = np.asarray([np.sqrt(np.mean((-values[:, 0] - accuracy) ** 2)), np.std(np.log(values[:, 1] / energy))])
+    off = np.asarray([np.sqrt(np.mean((surety(-values[:, 0]) - accuracy) ** 2)), np.std(np.log(values[:, 1] / energy))])
     assert (off < 3 * predictor.errors).all() and (off > predictor.errors / 3).all()
 
 
@@ -129,7 +148,7 @@ def test_a_change_behind_the_exit_that_decides_is_nothing_new() -> None:
     genes = [g.name.startswith("b4") for g in SPACE.genes]
     tail = np.where(genes, SPACE.sample_vector(rng), SPACE.encode(asked[0]))
     assert SPACE.decode(tail) != asked[0]
-    other = SPACE.repair(replace(asked[0], exits=(ExitChoice(0, "dsconv_gap_fc"), ExitChoice(2))))
+    other = SPACE.repair(replace(asked[0], exits=(ExitChoice(0, "dsconv_gap_fc"),)))
     doubts = predictor.doubts([SPACE.decode(tail), other])
     assert doubts[0] == 0.0 and 0 < doubts[1] <= 1
 

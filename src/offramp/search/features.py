@@ -29,6 +29,7 @@ class Features:
         self._kinds = space.info.branch_kinds
         self._places = [self._place(gene) for gene in space.genes]
         self._neutral = [_numbers(gene, gene.neutral) for gene in space.genes]
+        self._known: dict[Architecture, tuple[Floats, Floats]] = {}
 
     def _place(self, gene: Gene) -> int:
         """The first block that a gene changes; one before the first for genes of exits, which have columns apart."""
@@ -42,10 +43,16 @@ class Features:
 
     def rows(self, candidates: Sequence[Architecture]) -> Floats:
         """One row per candidate, [n, F]."""
-        return np.asarray([self._row(c) for c in candidates], dtype=np.float64).reshape(len(candidates), -1)
+        return np.asarray([self._both(c)[0] for c in candidates], dtype=np.float64).reshape(len(candidates), -1)
 
-    def _row(self, candidate: Architecture) -> list[float]:
-        vector = self._space.encode(candidate).tolist()
+    def _both(self, candidate: Architecture) -> tuple[Floats, Floats]:
+        """Its row and the rows of its exits, made once."""
+        if candidate not in self._known:
+            vector = self._space.encode(candidate).tolist()
+            self._known[candidate] = (np.asarray(self._row(candidate, vector)), self._exit_rows(candidate, vector))
+        return self._known[candidate]
+
+    def _row(self, candidate: Architecture, vector: Sequence[int]) -> list[float]:
         row = [x for gene, value in zip(self._space.genes, vector, strict=True) for x in _numbers(gene, value)]
         return [*row, *self._summary(candidate, self._info.blocks), len(candidate.exits) / 10]
 
@@ -66,7 +73,9 @@ class Features:
 
     def exit_rows(self, candidate: Architecture) -> Floats:
         """One row per exit, the final one last, [E, G]: layers after the exit read as those of the full backbone."""
-        vector = self._space.encode(candidate).tolist()
+        return self._both(candidate)[1]
+
+    def _exit_rows(self, candidate: Architecture, vector: Sequence[int]) -> Floats:
         own = dict(zip((g.name for g in self._space.genes if g.part == "bits"), self._treatments(vector), strict=True))
         rows = []
         for choice in [*candidate.exits, None]:

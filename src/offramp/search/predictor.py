@@ -4,9 +4,10 @@ costs.
 The accuracy of each exit is predicted from what lies before it (`Features.exit_rows`). How many samples have left by an
 exit follows from how its accuracy stands to the best one, a question of a handful of numbers that few trials answer.
 Accuracy is predicted twice, directly and as the best of its exits; the way with the better cross-validated Kendall's
-tau is used. Prices are no guess: a `price` callable gives them, and expected cost is exit rates times prices, with
-exits that hardly anyone takes left out as the solver would. Without one, costs are regressed like accuracy. Candidates
-that failed or were refused teach a predictor of trouble.
+tau is used. It is learnt as the logarithm of errors, where good networks differ as much as bad ones do. Prices are
+no guess: a `price` callable gives them, and expected cost is exit rates times prices, with exits that hardly anyone
+takes left out as the solver would. Without one, costs are regressed like accuracy. Candidates that failed or were
+refused teach a predictor of trouble.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ RARE = 0.02
 TROUBLE = 0.3
 """Predicted trouble above this counts as a broken constraint."""
 
+LEAST_ERROR = 0.01
+"""Added to an error before its logarithm is taken: smaller errors of few samples are chance."""
+
 CHECKED = 48
 """Most trials, the newest, on which predicted costs are compared with the true ones."""
 
@@ -46,7 +50,7 @@ class Predictor:
     """Fitted anew on each set of observations.
 
     Attributes:
-        errors: per objective what predictions were off by (root mean square): accuracy as it is, costs as a share.
+        errors: per objective what predictions were off by (root mean square): accuracy in `surety`, costs as a share.
     """
 
     def __init__(self, task: Task, features: Features, price: Callable[[Architecture], Price] | None) -> None:
@@ -72,7 +76,7 @@ class Predictor:
         self._models = {}
         for name in dict.fromkeys(["accuracy", *wanted]):
             values = _values(good, name)
-            targets = values if name == "accuracy" else np.log(np.maximum(values, 1e-12))
+            targets = surety(values) if name == "accuracy" else np.log(np.maximum(values, 1e-12))
             self._models[name] = best_regressor(rows, targets, numbers, seed=seed)
         rates = self._fit_exits(good, seed)
         trouble = np.asarray([0.0 if o.trial.metrics else min(1.0, violation(o.trial, ())) for o in observations])
@@ -86,7 +90,7 @@ class Predictor:
         groups = np.repeat(np.arange(len(good)), [len(r) for r in rows])
         flat = np.concatenate(rows) if rows else np.empty((0, 1))
         told = [_per_exit(o, o.trial.details.get("exit_accuracies", ()), np.nan) for o in good]
-        known = np.concatenate(told) if good else np.empty(0)
+        known = surety(np.concatenate(told)) if good else np.empty(0)
         seen = np.isfinite(known)
         model = best_regressor(flat[seen], known[seen], groups[seen], seed=seed)
         guessed = model.predict(flat)
@@ -96,7 +100,7 @@ class Predictor:
         self._known = Neighbours(flat[seen])
         self._compare(good, split)
         left = [np.cumsum(_per_exit(o, o.trial.exit_rates, 0.0))[:-1] for o in good]
-        stands = [self._stand(o.asked, a) for o, a in zip(good, split, strict=True)]
+        stands = [self._stand(o.asked, accuracy_at(a)) for o, a in zip(good, split, strict=True)]
         flat_left = np.concatenate(left) if left else np.empty(0)
         told_left = np.isfinite(flat_left)
         stand = np.concatenate(stands)[told_left] if stands else np.empty((0, 1))
@@ -109,7 +113,7 @@ class Predictor:
 
     def _compare(self, good: Sequence[Observation], split: Sequence[Floats]) -> None:
         """Which of the two ways to an accuracy orders held-out trials better, and how far the best exit is from it."""
-        truth = _values(good, "accuracy")
+        truth = surety(_values(good, "accuracy"))
         best = np.asarray([a.max() for a in split])
         direct = order_quality(truth, self._models["accuracy"].held)
         self._use_exits = order_quality(truth, best) > direct
@@ -131,7 +135,8 @@ class Predictor:
             model = self._models["exit accuracy" if self._use_exits and name == "accuracy" else name]
             return model.error
         pairs = list(zip(good, rates, strict=True))[-CHECKED:]
-        said = [self._figures(o.asked, r).get(name, np.nan) for o, r in pairs]
+        figures = self._figures([o.asked for o, _ in pairs], [r for _, r in pairs])
+        said = [f.get(name, np.nan) for f in figures]
         truth = _values([o for o, _ in pairs], name)
         off = np.log(np.maximum(np.asarray(said), 1e-12) / np.maximum(truth, 1e-12))
         return float(np.sqrt(np.nanmean(np.square(off)))) if np.isfinite(off).any() else 0.1
@@ -139,17 +144,15 @@ class Predictor:
     def predict(self, candidates: Sequence[Architecture]) -> tuple[Floats, Floats]:
         """Minimised objectives [n, m] and constraint violations [n]."""
         rows = self._features.rows(candidates)
-        exit_rows = [self._features.exit_rows(c) for c in candidates]
-        ends = np.cumsum([len(r) for r in exit_rows])[:-1]
-        split = np.split(self._models["exit accuracy"].predict(np.concatenate(exit_rows)), ends)
+        split = self._by_exit([self._features.exit_rows(c) for c in candidates])
         accuracy = self._models["accuracy"].predict(rows)
         if self._use_exits:
             accuracy = np.asarray([a.max() for a in split]) + self._shift
         trouble = self._models["trouble"].predict(rows)
         rates = self._rates(candidates, split)
-        figures = [self._figures(c, r) for c, r in zip(candidates, rates, strict=True)]
+        figures = self._figures(candidates, rates)
         for i, found in enumerate(figures):
-            found["accuracy"] = float(np.clip(accuracy[i], 0, 1))
+            found["accuracy"] = float(np.clip(accuracy_at(accuracy[i]), 0, 1))
             found["trouble"] = found.get("trouble", 0.0) + (float(trouble[i]) if trouble[i] > TROUBLE else 0.0)
         if self._price is None:
             for name in self._models.keys() & OBJECTIVES.keys() - {"accuracy"}:
@@ -163,30 +166,36 @@ class Predictor:
         Layers behind the exit that answers best, where most samples have left, change nothing, however many there are.
         """
         rows = [self._features.exit_rows(c) for c in candidates]
-        best = [r[int(np.argmax(self._models["exit accuracy"].predict(r)))] for r in rows]
+        best = [r[int(np.argmax(a))] for r, a in zip(rows, self._by_exit(rows), strict=True)]
         return self._known.distances(np.asarray(best))
 
+    def _by_exit(self, rows: Sequence[Floats]) -> list[Floats]:
+        """Predicted sureties of the exits of each candidate, from the rows of its exits."""
+        ends = np.cumsum([len(r) for r in rows])[:-1]
+        return np.split(self._models["exit accuracy"].predict(np.concatenate(rows)), ends)
+
     def _rates(self, candidates: Sequence[Architecture], accuracies: Sequence[Floats]) -> list[Floats]:
-        stands = [self._stand(c, a) for c, a in zip(candidates, accuracies, strict=True)]
+        stands = [self._stand(c, accuracy_at(a)) for c, a in zip(candidates, accuracies, strict=True)]
         left = self._models["exit rate"].predict(np.concatenate(stands))
         return [settled_rates(x) for x in np.split(left, np.cumsum([len(s) for s in stands])[:-1])]
 
-    def _figures(self, candidate: Architecture, rates: Floats) -> dict[str, float]:
+    def _figures(self, candidates: Sequence[Architecture], rates: Sequence[Floats]) -> list[dict[str, float]]:
         """Expected costs from predicted rates and true prices."""
         if self._price is None:
-            return {}
-        kept = np.append(rates[:-1] >= RARE, True)
-        if not kept.all():
-            left = tuple(e for e, k in zip(candidate.exits, kept[:-1], strict=True) if k)
-            candidate = self._task.space.info.canonical(replace(candidate, exits=left))
-        price = self._price(candidate)
-        if price.refusal:
-            return {"trouble": 1.0}
-        shares = np.diff(np.cumsum(rates)[kept], prepend=0.0)
-        found = {name: float(shares @ np.asarray(costs)) for name, costs in price.per_exit.items()}
-        if "energy_uj" in found and "latency_ms" in found:
-            found["edp"] = found["energy_uj"] * found["latency_ms"]
-        return found | {name: float(value) for name, value in price.fixed.items()}
+            return [{} for _ in candidates]
+        taken = [np.append(r[:-1] >= RARE, True) for r in rates]
+        kept = [self._without(c, t) for c, t in zip(candidates, taken, strict=True)]
+        prices = [self._price(c) for c in kept]
+        return [
+            _expected(p, np.diff(np.cumsum(r)[t], prepend=0.0)) for p, r, t in zip(prices, rates, taken, strict=True)
+        ]
+
+    def _without(self, candidate: Architecture, taken: NDArray[np.bool_]) -> Architecture:
+        """The candidate without exits that hardly anyone takes."""
+        if taken.all():
+            return candidate
+        left = tuple(e for e, t in zip(candidate.exits, taken[:-1], strict=True) if t)
+        return self._task.space.info.canonical(replace(candidate, exits=left))
 
     def _objectives(self, figures: Sequence[dict[str, float]]) -> Floats:
         table = np.asarray([[f.get(n, np.nan) * OBJECTIVES[n][1] for n in self._task.objectives] for f in figures])
@@ -227,6 +236,26 @@ def _per_exit(seen: Observation, values: Sequence[float], missing: float) -> Flo
         return np.full(len(seen.asked.exits) + 1, np.nan)
     own = {e.mounting_point: v for e, v in zip(seen.trial.architecture.exits, values, strict=False)}
     return np.asarray([*(own.get(e.mounting_point, missing) for e in seen.asked.exits), values[-1]], dtype=np.float64)
+
+
+def surety(accuracy: Floats) -> Floats:
+    """Accuracy on the scale that is learnt, the logarithm of errors: good networks differ by parts of a point."""
+    return np.asarray(-np.log(1 + LEAST_ERROR - accuracy))
+
+
+def accuracy_at(sureties: Floats) -> Floats:
+    """The inverse of `surety`."""
+    return np.asarray(1 + LEAST_ERROR - np.exp(-sureties))
+
+
+def _expected(price: Price, shares: Floats) -> dict[str, float]:
+    """Figures when these shares leave at each exit."""
+    if price.refusal:
+        return {"trouble": 1.0}
+    found = {name: float(shares @ np.asarray(costs)) for name, costs in price.per_exit.items()}
+    if "energy_uj" in found and "latency_ms" in found:
+        found["edp"] = found["energy_uj"] * found["latency_ms"]
+    return found | {name: float(value) for name, value in price.fixed.items()}
 
 
 def settled_rates(left: Floats) -> Floats:

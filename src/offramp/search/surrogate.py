@@ -19,21 +19,19 @@ from offramp.search.constraints import violation
 from offramp.search.evolution import NO_FIGURE, first_generation, make_algorithm, tell_values
 from offramp.search.features import Features
 from offramp.search.front import hypervolume, points
-from offramp.search.predictor import Observation, Predictor
+from offramp.search.predictor import Observation, Predictor, accuracy_at, surety
 from offramp.search.random_search import draw_new
 from offramp.search.task import Price, Proposals, Task
 
 Floats = NDArray[np.float64]
 
-INNER_POPULATION = 32
-INNER_OFFSPRING = 32
-INNER_GENERATIONS = 3
-"""About 80 new predictions a round: each needs a price, which is a mapping of the whole network."""
+INNER_POPULATION, INNER_OFFSPRING, INNER_GENERATIONS = 24, 24, 3
+"""About 50 new predictions a round, most parents being known: each needs a price, a mapping of the whole network."""
 
-SHORTLIST = 40
-"""Candidates of the best predicted fronts whose expected gain is computed."""
+BEST = 20
+"""Trials among the first parents; the others are random."""
 
-DRAWS = 8
+DRAWS = 16
 """What each of them might turn out to be, for the expectation."""
 
 
@@ -77,8 +75,7 @@ class SurrogateSearch:
         chosen: list[Architecture] = []
         if sum(o.trial.metrics is not None for o in self._seen) >= 4 and task.space.cardinality > 1:
             self.predictor.fit(self._seen, seed=int(self._rng.integers(2**31)))
-            found, values, misses = self._predicted_population()
-            chosen = self._batch(found, values, misses)
+            chosen = self._batch(*self._predicted_population())
         for candidate in chosen:
             self._proposals.add(candidate)
         while len(chosen) < self._round_size and (drawn := draw_new(task.space, self._proposals, self._rng)):
@@ -86,14 +83,13 @@ class SurrogateSearch:
         return chosen
 
     def _predicted_population(self) -> tuple[list[Architecture], Floats, Floats]:
-        """Everything that NSGA-II looked at on the predictions: candidates, objectives, violations."""
+        """Everything new that NSGA-II looked at on the predictions: candidates, objectives, violations."""
         space = self._task.space
-        first = self._parents()
         algorithm = make_algorithm(
             space,
             len(self._task.objectives),
             seed=int(self._rng.integers(2**31)),
-            first=np.asarray([space.encode(c) for c in first]),
+            first=np.asarray([space.encode(c) for c in self._parents()]),
             offspring=INNER_OFFSPRING,
             known=lambda candidate: False,
         )
@@ -112,17 +108,14 @@ class SurrogateSearch:
 
     def _parents(self) -> list[Architecture]:
         """The best trials so far, and random candidates."""
-        ranked = sorted(self._seen, key=lambda o: (violation(o.trial, self._task.constraints) > 0, self._crowd(o)))
-        parents = [o.asked for o in ranked[: INNER_POPULATION // 2]]
+        values = np.asarray([self._values(o) for o in self._seen])
+        worse = np.all(values[:, None] >= values, axis=2) & np.any(values[:, None] > values, axis=2)
+        broken = [violation(o.trial, self._task.constraints) > 0 for o in self._seen]
+        ranked = np.lexsort((worse.sum(axis=1), broken))
+        parents: list[Architecture] = [self._seen[i].asked for i in ranked[:BEST].tolist()]
         while len(parents) < INNER_POPULATION:
             parents.append(self._task.space.sample(self._rng))
         return parents
-
-    def _crowd(self, seen: Observation) -> int:
-        """How many trials dominate this one."""
-        mine = self._values(seen)
-        others = np.asarray([self._values(o) for o in self._seen])
-        return int((np.all(others <= mine, axis=1) & np.any(others < mine, axis=1)).sum())
 
     def _values(self, seen: Observation) -> tuple[float, ...]:
         found = points([seen.trial], self._task.objectives)
@@ -130,28 +123,31 @@ class SurrogateSearch:
 
     def _batch(self, found: list[Architecture], values: Floats, misses: Floats) -> list[Architecture]:
         """One after another the candidate with the largest expected gain over the known front and those taken."""
-        left = [i for i in np.argsort(misses, kind="stable").tolist() if misses[i] <= 0]
-        if not left:
+        left = np.flatnonzero(misses <= 0)
+        if not len(left):
             return [found[i] for i in np.argsort(misses, kind="stable")[: self._round_size].tolist()]
         known = [self._values(o) for o in self._seen if violation(o.trial, self._task.constraints) == 0]
         front = [known[i] for i in front_indices(known)]
         reference = _reference(front or values[left].tolist(), known or values[left].tolist())
-        left = _shortlist(values, left)
         draws = self._draws(values[left], self.predictor.doubts([found[i] for i in left]))
         chosen: list[int] = []
-        while left and len(chosen) < self._round_size:
-            gains = [expected_gain(front, reference, draw) for draw in draws]
-            best = int(np.argmax(gains))
-            chosen.append(left.pop(best))
-            front = [*front, tuple(values[chosen[-1]].tolist())]
-            draws = np.delete(draws, best, axis=0)
-        return [found[i] for i in chosen]
+        for _ in range(min(self._round_size, len(left))):
+            gains = expected_gains(front, reference, draws)
+            gains[chosen] = -1.0
+            chosen.append(int(np.argmax(gains)))
+            front = [*front, tuple(values[left[chosen[-1]]].tolist())]
+        return [found[i] for i in left[chosen].tolist()]
 
     def _draws(self, values: Floats, doubts: Floats) -> Floats:
-        """What candidates [n, m] might turn out to be, [n, DRAWS, m]: accuracy off by a sum, costs by a factor."""
+        """What candidates [n, m] might turn out to be, [n, DRAWS, m]: accuracy off by a sum of its logarithms of errors
+        (`surety`), costs by a factor."""
         spread = np.minimum(self.predictor.errors, 1.0) * doubts[:, None, None]
-        size = np.where([name == "accuracy" for name in self._task.objectives], 1.0, np.abs(values)[:, None, :])
-        return np.asarray(values[:, None, :] + self._rng.normal(size=(1, DRAWS, values.shape[1])) * spread * size)
+        off = self._rng.normal(size=(1, DRAWS, values.shape[1])) * spread
+        drawn = values[:, None, :] + off * np.abs(values)[:, None, :]
+        for i, name in enumerate(self._task.objectives):
+            if name == "accuracy":
+                drawn[..., i] = -accuracy_at(surety(-values[:, None, i]) + off[..., i])
+        return np.asarray(drawn)
 
 
 def _reference(front: Sequence[Sequence[float]], known: Sequence[Sequence[float]]) -> list[float]:
@@ -163,17 +159,17 @@ def _reference(front: Sequence[Sequence[float]], known: Sequence[Sequence[float]
     return (np.max(front, axis=0) + margin).tolist()  # type: ignore[no-any-return]
 
 
-def _shortlist(values: Floats, left: list[int]) -> list[int]:
-    """The best predicted fronts of these candidates, layer by layer, cut at `SHORTLIST`."""
-    kept: list[int] = []
-    while left and len(kept) < SHORTLIST:
-        layer = [left[i] for i in front_indices(values[left].tolist())]
-        kept += layer
-        left = [i for i in left if i not in layer]
-    return kept[:SHORTLIST]
-
-
-def expected_gain(front: list[tuple[float, ...]], reference: list[float], draws: Floats) -> float:
-    """Mean hypervolume that each of some points [n, m] would add to a front."""
-    before = hypervolume(front, reference)
-    return float(np.mean([hypervolume([*front, tuple(p)], reference) - before for p in draws.tolist()]))
+def expected_gains(front: Sequence[Sequence[float]], reference: Sequence[float], draws: Floats) -> Floats:
+    """Mean hypervolume that each candidate would add to a front, over what it might turn out to be [n, D, m]; [n]."""
+    if len(reference) != 2:
+        before = hypervolume(front, reference)
+        added = [[hypervolume([*front, p], reference) - before for p in one] for one in draws.tolist()]
+        return np.asarray(np.mean(added, axis=1))
+    inside = np.asarray([p for p in front if p[0] < reference[0] and p[1] < reference[1]]).reshape(-1, 2)
+    inside = inside[np.argsort(inside[:, 0])]
+    starts = np.concatenate(([-np.inf], inside[:, 0]))
+    ends = np.append(inside[:, 0], reference[0])
+    tops = np.minimum.accumulate(np.concatenate(([reference[1]], inside[:, 1])))
+    x, y = draws[..., :1], draws[..., 1:]
+    strips = np.maximum(ends - np.maximum(starts, x), 0) * np.maximum(tops - y, 0)
+    return np.asarray(strips.sum(axis=2).mean(axis=1))
