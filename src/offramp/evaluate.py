@@ -28,7 +28,7 @@ from offramp.exits.calibrate import fit_temperature
 from offramp.exits.fresh import solve_fresh
 from offramp.exits.guarantee import Guarantee, guaranteed
 from offramp.exits.policy import PATIENCE, confidences
-from offramp.exits.solve import Solution, apply, cumulated, curve, solve
+from offramp.exits.solve import Explored, Solution, apply, cumulated, explore, solve
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture
 from offramp.ir.trial import Metrics, Status, Trial
@@ -275,17 +275,19 @@ def judge(
     kept = choose_exits(bed, sure, right, first)
     chosen, network, cost = with_exits(bed, architecture, network, first, kept)
     scales, sure, right = tuple(temperatures[i] for i in kept), sure[list(kept)], right[list(kept)]
-    solution, expected = thresholds(bed, sure, right, cost), None
+    found = explored(bed, sure, right, cost)
+    solution, expected = found.cheapest(accuracy_floor(bed, right)), None
     if finished and len(kept) > 1:
         if bed.guarantee is not None:
-            found = certified(bed, network, scales, solution, seed=seed)
+            wanted = certified(bed, network, scales, solution, seed=seed)
         else:
             costs = leaving_costs(bed, cost)
-            found, expected = solve_fresh(sure, right, costs, drop=bed.accuracy_drop, policy=bed.policy, seed=seed)
-        chosen, network, cost = with_exits(bed, chosen, network, cost, found.exits)
-        kept, scales = tuple(kept[i] for i in found.exits), tuple(scales[i] for i in found.exits)
-        sure, right = sure[list(found.exits)], right[list(found.exits)]
-        solution = apply(sure, right, range(len(kept)), found.thresholds, leaving_costs(bed, cost).tolist())
+            wanted, expected = solve_fresh(sure, right, costs, drop=bed.accuracy_drop, policy=bed.policy, seed=seed)
+        chosen, network, cost = with_exits(bed, chosen, network, cost, wanted.exits)
+        kept, scales = tuple(kept[i] for i in wanted.exits), tuple(scales[i] for i in wanted.exits)
+        sure, right = sure[list(wanted.exits)], right[list(wanted.exits)]
+        solution = apply(sure, right, range(len(kept)), wanted.thresholds, leaving_costs(bed, cost).tolist())
+        found = explored(bed, sure, right, cost)
     cost = price(bed, chosen, solution.exit_rates)
     metrics = expected_figures(cost, solution)
     missed = misses(figures(metrics), bed.constraints)
@@ -300,7 +302,7 @@ def judge(
         exit_rates=solution.exit_rates,
         bits=tuple(sorted((k, v) for k, v in network.bits.items() if k in cost.mapping.cores)),
         cores=tuple(sorted(cost.mapping.cores.items())),
-        detail=json.dumps(details(bed, kept, scales, logits, sure, right, cost) | {"expected_drop": expected}),
+        detail=json.dumps(details(bed, kept, scales, logits, found, cost) | {"expected_drop": expected}),
     )
     return Evaluated(trial=trial, network=network, cost=cost, temperatures=scales)
 
@@ -368,12 +370,11 @@ def leaving_costs(bed: Testbed, cost: NetworkCost) -> NDArray[np.float64]:
     return np.asarray([s.cumulative_cycles if latency else s.cumulative_pj for s in cost.stages], dtype=np.float64)
 
 
-def thresholds(bed: Testbed, sure: NDArray[np.float64], right: NDArray[np.bool_], cost: NetworkCost) -> Solution:
-    """One threshold per kept exit: the cheapest that keep the accuracy floor."""
+def explored(bed: Testbed, sure: NDArray[np.float64], right: NDArray[np.bool_], cost: NetworkCost) -> Explored:
+    """Accuracy against cost for thresholds of all kept exits."""
     leaving = leaving_costs(bed, cost)
     steps, nothing = np.diff(leaving, prepend=0.0), np.zeros_like(leaving)
-    floor = accuracy_floor(bed, right)
-    return solve(sure, right, steps, nothing, accuracy_floor=floor, select=False, policy=bed.policy)
+    return explore(sure, right, steps, nothing, select=False, policy=bed.policy)
 
 
 def certified(
@@ -432,13 +433,10 @@ def details(
     kept: tuple[int, ...],
     temperatures: tuple[float, ...],
     logits: Logits,
-    sure: NDArray[np.float64],
-    right: NDArray[np.bool_],
+    found: Explored,
     cost: NetworkCost,
 ) -> dict[str, Any]:
     """What the report shows of a trial beside its metrics (keys as in `report.study`)."""
-    steps = np.diff(leaving_costs(bed, cost), prepend=0.0)
-    points = curve(sure, right, steps, np.zeros_like(steps), select=False, policy=bed.policy, points=CURVE_POINTS)
     return {
         "exit_accuracies": accuracies(logits, bed.dataset.val.y)[list(kept)].tolist(),
         "stages": [
@@ -455,7 +453,7 @@ def details(
         "temperatures": [float(t) for t in temperatures],
         "exit_modes": [str(m) for m in cost.mapping.exit_modes],
         "clock_hz": cost.clock_mhz * 1e6,
-        "curve": [operating_point(cost, s) for s in points],
+        "curve": [operating_point(cost, s) for s in found.curve(CURVE_POINTS)],
     }
 
 

@@ -63,7 +63,7 @@ def solve_fresh(
     kept = np.flatnonzero(lost <= drop + 1e-12) if can_tell else np.asarray([FLOORS - 1])
     if len(kept):
         at = int(kept[-1])
-        thresholds = whole.cheapest(_best(right) - drops[at] * right.shape[1]).thresholds
+        thresholds = whole.nearest(_best(right) - drops[at] * right.shape[1]).thresholds
         expected = float(lost[at])
     else:
         thresholds, expected = _alone(whole, _most_accurate(right)), 0.0
@@ -92,7 +92,7 @@ def _lost(learnt: Explored, sure: Floats, right: Ints, drops: Floats) -> Floats:
     known: dict[tuple[float, ...], int] = {}
     lost = []
     for drop in drops:
-        thresholds = learnt.cheapest(best - drop * learning.samples).thresholds
+        thresholds = learnt.nearest(best - drop * learning.samples).thresholds
         if thresholds not in known:
             taken = first_exit(sure, thresholds)
             known[thresholds] = int(np.take_along_axis(right, taken[None, :], axis=0).sum())

@@ -15,7 +15,6 @@ MACs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -127,23 +126,20 @@ def curve(
     Raises:
         UserError: shapes that do not fit, numbers that are not finite, or patience with `select`.
     """
-    found = explore(
+    return explore(
         confidences, correct, stage_costs, branch_costs, pass_costs=pass_costs, select=select, policy=policy
-    )
-    rights = found.rights
-    if len(rights) > points:
-        rights = rights[np.unique(np.linspace(0, len(rights) - 1, max(points, 2)).round().astype(int))]
-    return [found.solution(int(r)) for r in rights]
+    ).curve(points)
 
 
 @dataclass(frozen=True, eq=False)
 class Explored:
-    """A problem whose whole curve has been found."""
+    """A problem whose whole curve has been found; `whole` where every setting was looked at."""
 
     problem: Problem
     memory: Memory
+    whole: bool
 
-    @cached_property
+    @property
     def rights(self) -> Ints:
         """Numbers of right answers along the curve, rising."""
         return self.memory.front()
@@ -152,10 +148,23 @@ class Explored:
         """The cheapest setting with this many right answers, one of `rights`."""
         return _solution(self.problem, self.memory.setting(rights))
 
-    def cheapest(self, needed: float) -> Solution:
+    def curve(self, points: int) -> list[Solution]:
+        """As the function `curve`."""
+        rights = self.rights
+        if len(rights) > points:
+            rights = rights[np.unique(np.linspace(0, len(rights) - 1, max(points, 2)).round().astype(int))]
+        return [self.solution(int(r)) for r in rights]
+
+    def nearest(self, needed: float) -> Solution:
         """The cheapest of the curve with at least `needed` right answers; the most accurate when none has so many."""
-        at = int(np.searchsorted(self.rights, np.ceil(needed - 1e-9)))
-        return self.solution(int(self.rights[min(at, len(self.rights) - 1)]))
+        rights = self.rights
+        at = int(np.searchsorted(rights, np.ceil(needed - 1e-9)))
+        return self.solution(int(rights[min(at, len(rights) - 1)]))
+
+    def cheapest(self, accuracy_floor: float) -> Solution:
+        """As `solve` with this floor: the curve is looked at once more beside it."""
+        needed = int(np.ceil(accuracy_floor * self.problem.samples - 1e-9))
+        return _solution(self.problem, _cheapest(self.problem, self.memory, needed, self.whole))
 
 
 def explore(
@@ -171,8 +180,8 @@ def explore(
     """Find the curve; arguments and errors as in `curve`."""
     problem = _problem(confidences, correct, stage_costs, branch_costs, pass_costs, select, policy)
     memory = Memory(problem.samples)
-    _explore(problem, memory, _multipliers(problem))
-    return Explored(problem, memory)
+    whole = _explore(problem, memory, _multipliers(problem))
+    return Explored(problem, memory, whole)
 
 
 def solve(
@@ -198,12 +207,12 @@ def solve(
     """
     if (accuracy_floor is None) == (lam is None):
         raise UserError("accuracy_floor and lam", wanted="one of them", where="solve", write="accuracy_floor=0.87")
-    problem = _problem(confidences, correct, stage_costs, branch_costs, pass_costs, select, policy)
-    memory = Memory(problem.samples)
     if lam is not None:
-        return _solution(problem, _priced(problem, memory, lam))
-    needed = int(np.ceil(float(accuracy_floor or 0.0) * problem.samples - 1e-9))
-    return _solution(problem, _cheapest(problem, memory, needed))
+        problem = _problem(confidences, correct, stage_costs, branch_costs, pass_costs, select, policy)
+        return _solution(problem, _priced(problem, Memory(problem.samples), lam))
+    return explore(
+        confidences, correct, stage_costs, branch_costs, pass_costs=pass_costs, select=select, policy=policy
+    ).cheapest(float(accuracy_floor or 0.0))
 
 
 def _priced(problem: Problem, memory: Memory, price: float) -> Setting:
@@ -228,13 +237,13 @@ def _value(memory: Memory, criterion: Criterion) -> float:
     return float(criterion(memory.cost[rights], rights).min())
 
 
-def _cheapest(problem: Problem, memory: Memory, needed: int) -> Setting:
-    """The cheapest setting found with at least `needed` right answers."""
+def _cheapest(problem: Problem, memory: Memory, needed: int, whole: bool) -> Setting:
+    """The cheapest setting with at least `needed` right answers of an explored problem."""
 
     def with_floor(costs: Floats, rights: Ints) -> Floats:
         return np.where(rights >= needed, costs, np.inf)
 
-    if not _explore(problem, memory, _multipliers(problem)):
+    if not whole:
         for _ in range(3):
             found = memory.front()
             near = [int(r) for r in found[found >= needed][:3]]

@@ -99,13 +99,12 @@ def best_step(values: Tensor, low: int, high: int, *, per_channel: bool = False)
     """
     rows = values.reshape(values.shape[0], -1) if per_channel else values.reshape(1, -1)
     widest = rows.abs().amax(dim=1).clamp(min=SMALLEST_STEP * high) / high
-    best, best_error = widest, torch.full_like(widest, torch.inf)
-    for ratio in torch.logspace(0, -1.5, _RATIOS, device=rows.device):
-        step = widest * ratio
-        grid = (rows / step[:, None]).clamp_(low, high).round_().mul_(step[:, None])
-        error = grid.sub_(rows).square_().mean(dim=1)
-        best = torch.where(error < best_error, step, best)
-        best_error = torch.minimum(error, best_error)
+    steps = widest * torch.logspace(0, -1.5, _RATIOS, device=rows.device)[:, None]
+    errors = []
+    for some in torch.split(steps[:, :, None], max(1, _PIECE // max(rows.numel(), 1))):  # as many as fit into a cache
+        grid = torch.div(rows, some).clamp_(low, high).round_().mul_(some)
+        errors.append(grid.sub_(rows).square_().mean(dim=2))
+    best = steps.gather(0, torch.cat(errors).argmin(dim=0, keepdim=True))[0]
     return best if per_channel else best[0]
 
 
