@@ -238,6 +238,23 @@ def test_exits_that_nobody_takes_and_figures_that_json_has_not(report: StudyRepo
     assert [None] * len(some.thresholds) in [p["thresholds"] for p in points]
 
 
+@pytest.mark.parametrize(
+    ("drop", "told"),
+    [
+        (0.0035, "expected to cost 0.35 % of accuracy"),
+        (0.0, "expected to cost no accuracy"),
+        (-0.002, "expected to gain 0.20 % of accuracy"),
+        (None, ""),
+    ],
+)
+def test_what_exits_are_expected_to_cost_fresh_data_is_told(report: StudyReport, drop: float | None, told: str) -> None:
+    trials = [replace(t, detail=json.dumps({**t.details, "expected_drop": drop})) for t in report.trials]
+    page = page_html(replace(report, trials=tuple(trials)))
+    early = sum(bool(t.architecture.exits) for t, _ in report.front)
+    assert early and page.count("On fresh data") == (early if told else 0)
+    assert told in page
+
+
 def test_finished_networks_that_are_beaten_are_shown_as_such(report: StudyReport) -> None:
     finished = tuple(t for t, _ in report.evaluated[:12])
     reader = read(replace(report, finished=finished))

@@ -88,15 +88,9 @@ def exits_html(trial: Trial, measured: Measured | None) -> str:
 def _drop_html(trial: Trial) -> str:
     """What the exits are expected to cost on data that chose no threshold."""
     drop = trial.details.get("expected_drop")
-    if not isinstance(drop, int | float):
+    if not isinstance(drop, int | float) or not trial.architecture.exits:
         return ""
-    told = (
-        f"cost {percent(drop)} of accuracy"
-        if drop > 0
-        else f"gain {percent(-drop)} of accuracy"
-        if drop < 0
-        else ("cost no accuracy")
-    )
+    told = f"{'cost' if drop > 0 else 'gain'} {percent(abs(drop))} of accuracy" if drop else "cost no accuracy"
     return f"<p>On fresh data the exits are expected to {told} (cross-validation).</p>"
 
 
