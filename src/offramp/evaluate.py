@@ -28,7 +28,7 @@ from offramp.exits.calibrate import fit_temperature
 from offramp.exits.fresh import solve_fresh
 from offramp.exits.guarantee import Guarantee, guaranteed
 from offramp.exits.policy import PATIENCE, confidences
-from offramp.exits.solve import Explored, Solution, apply, cumulated, explore, solve
+from offramp.exits.solve import Explored, Solution, apply, cumulated, explore_kept, solve
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture
 from offramp.ir.trial import Metrics, Status, Trial
@@ -275,19 +275,20 @@ def judge(
     kept = choose_exits(bed, sure, right, first)
     chosen, network, cost = with_exits(bed, architecture, network, first, kept)
     scales, sure, right = tuple(temperatures[i] for i in kept), sure[list(kept)], right[list(kept)]
-    found = explored(bed, sure, right, cost)
-    solution, expected = found.cheapest(accuracy_floor(bed, right)), None
+    costs, expected = leaving_costs(bed, cost), None
     if finished and len(kept) > 1:
         if bed.guarantee is not None:
-            wanted = certified(bed, network, scales, solution, seed=seed)
+            wanted = certified(bed, network, scales, costs, seed=seed)
         else:
-            costs = leaving_costs(bed, cost)
             wanted, expected = solve_fresh(sure, right, costs, drop=bed.accuracy_drop, policy=bed.policy, seed=seed)
         chosen, network, cost = with_exits(bed, chosen, network, cost, wanted.exits)
         kept, scales = tuple(kept[i] for i in wanted.exits), tuple(scales[i] for i in wanted.exits)
-        sure, right = sure[list(wanted.exits)], right[list(wanted.exits)]
-        solution = apply(sure, right, range(len(kept)), wanted.thresholds, leaving_costs(bed, cost).tolist())
-        found = explored(bed, sure, right, cost)
+        sure, right, costs = sure[list(wanted.exits)], right[list(wanted.exits)], leaving_costs(bed, cost)
+        found = explore_kept(sure, right, costs, policy=bed.policy)
+        solution = apply(sure, right, range(len(kept)), wanted.thresholds, costs.tolist())
+    else:
+        found = explore_kept(sure, right, costs, policy=bed.policy)
+        solution = found.cheapest(accuracy_floor(bed, right))
     cost = price(bed, chosen, solution.exit_rates)
     metrics = expected_figures(cost, solution)
     missed = misses(figures(metrics), bed.constraints)
@@ -370,18 +371,11 @@ def leaving_costs(bed: Testbed, cost: NetworkCost) -> NDArray[np.float64]:
     return np.asarray([s.cumulative_cycles if latency else s.cumulative_pj for s in cost.stages], dtype=np.float64)
 
 
-def explored(bed: Testbed, sure: NDArray[np.float64], right: NDArray[np.bool_], cost: NetworkCost) -> Explored:
-    """Accuracy against cost for thresholds of all kept exits."""
-    leaving = leaving_costs(bed, cost)
-    steps, nothing = np.diff(leaving, prepend=0.0), np.zeros_like(leaving)
-    return explore(sure, right, steps, nothing, select=False, policy=bed.policy)
-
-
 def certified(
     bed: Testbed,
     network: PreparedNetwork,
     temperatures: Sequence[float],
-    solution: Solution,
+    costs: NDArray[np.float64],
     *,
     seed: int,
 ) -> Solution:
@@ -393,7 +387,7 @@ def certified(
     assert bed.guarantee is not None and bed.certification is not None
     logits = predict(network, bed.certification.x, noise_seed=seed)
     sure, right = evidence(bed.policy, logits, bed.certification.y, temperatures)
-    return guaranteed(sure, right, solution.costs, bed.guarantee, policy=bed.policy, seed=seed)
+    return guaranteed(sure, right, costs, bed.guarantee, policy=bed.policy, seed=seed)
 
 
 def stage_macs(cost: NetworkCost) -> NDArray[np.float64]:

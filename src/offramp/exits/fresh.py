@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from offramp.exits.policy import PATIENCE, first_exit
-from offramp.exits.solve import Explored, Floats, Ints, Solution, apply, explore
+from offramp.exits.solve import Explored, Floats, Ints, Solution, apply, apply_some, explore_kept
 
 FOLDS = 5
 FLOORS = 25
@@ -51,13 +51,14 @@ def solve_fresh(
     """
     sure, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct).astype(np.int64)
     prices = np.asarray(costs, dtype=np.float64)
-    whole = _explored(sure, right, prices, policy)
+    whole = explore_kept(sure, right, prices, policy=policy)
     drops = np.linspace(min(0.0, _best(right) - whole.rights[-1]) / right.shape[1], drop, FLOORS)
     lost = np.zeros(FLOORS)
     folds = np.random.default_rng(seed).permutation(right.shape[1]) % FOLDS
     for fold in range(min(FOLDS, right.shape[1]) if right.shape[1] > 1 else 0):
         learn, held = folds != fold, folds == fold
-        lost += _lost(_explored(sure[:, learn], right[:, learn], prices, policy), sure[:, held], right[:, held], drops)
+        learnt = explore_kept(sure[:, learn], right[:, learn], prices, policy=policy)
+        lost += _lost(learnt, sure[:, held], right[:, held], drops)
     lost /= right.shape[1]
     can_tell = drop * right.shape[1] >= LEAST_LOST
     kept = np.flatnonzero(lost <= drop + 1e-12) if can_tell else np.asarray([FLOORS - 1])
@@ -67,12 +68,9 @@ def solve_fresh(
         expected = float(lost[at])
     else:
         thresholds, expected = _alone(whole, _most_accurate(right)), 0.0
-    return _taken(sure, right, thresholds, prices, policy), expected
-
-
-def _explored(sure: Floats, right: Ints, prices: Floats, policy: str) -> Explored:
-    steps = np.diff(prices, prepend=0.0)
-    return explore(sure, right, steps, np.zeros_like(steps), select=False, policy=policy)
+    rates = apply(sure, right, range(len(sure)), thresholds, prices.tolist()).exit_rates
+    early = [i for i, rate in enumerate(rates[:-1]) if rate > 0 or policy == PATIENCE]
+    return apply_some(sure, right, early, thresholds, prices), expected
 
 
 def _best(right: Ints) -> int:
@@ -106,18 +104,3 @@ def _alone(whole: Explored, exit_index: int) -> tuple[float, ...]:
     if exit_index < len(closed):
         closed[exit_index] = -1.0
     return tuple(closed.tolist())
-
-
-def _taken(
-    sure: Floats,
-    right: Ints,
-    thresholds: tuple[float, ...],
-    prices: Floats,
-    policy: str,
-) -> Solution:
-    """What the thresholds do to all samples, without the exits that nobody leaves at."""
-    first = apply(sure, right, range(len(sure)), thresholds, prices.tolist())
-    last = len(sure) - 1
-    early = [i for i in range(last) if first.exit_rates[i] > 0 or policy == PATIENCE]
-    exits = [*early, last]
-    return apply(sure, right, exits, [thresholds[i] for i in early], prices[exits].tolist())

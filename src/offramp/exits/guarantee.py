@@ -22,7 +22,7 @@ from scipy.stats import binom
 
 from offramp.errors import InfeasibleError, UserError
 from offramp.exits.policy import PATIENCE, first_exit
-from offramp.exits.solve import Solution, apply, curve
+from offramp.exits.solve import Solution, apply_some, explore_kept
 
 STAKES = 40
 """Number of stakes that the gambler spreads his fortune over."""
@@ -151,10 +151,7 @@ def guaranteed(
     sure, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct).astype(np.int64)
     prices = np.asarray(costs, dtype=np.float64)
     learn, test = learning_and_testing(sure.shape[1], seed=seed, learn_share=learn_share)
-    steps, nothing = np.diff(prices, prepend=0.0), np.zeros_like(prices)
-    settings = curve(
-        sure[:, learn], right[:, learn], steps, nothing, select=False, policy=policy, points=SETTINGS
-    )  # fmt: skip
+    settings = explore_kept(sure[:, learn], right[:, learn], prices, policy=policy).curve(SETTINGS)
     never = tuple((np.maximum(sure[:-1].max(axis=1, initial=0.0), 1.0) + 1.0).tolist())
     sequence = [s.thresholds for s in reversed(settings)]
     p_value = _tester(guarantee, sure[:, test], right[:, test])
@@ -167,8 +164,7 @@ def guaranteed(
             where="--guarantee",
         )
     early = [i for i, (t, closed) in enumerate(zip(chosen, never, strict=True)) if t < closed or policy == PATIENCE]
-    exits = [*early, len(sure) - 1]
-    return apply(sure, right, exits, [chosen[i] for i in early], prices[exits].tolist())
+    return apply_some(sure, right, early, chosen, prices)
 
 
 Thresholds = tuple[float, ...]

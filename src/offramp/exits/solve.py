@@ -184,6 +184,23 @@ def explore(
     return Explored(problem, memory, whole)
 
 
+def explore_kept(
+    confidences: ArrayLike, correct: ArrayLike, costs: ArrayLike, *, policy: str = "max_softmax"
+) -> Explored:
+    """`explore` with every exit kept, from the price of leaving at each, [E], branches on the way included."""
+    steps = np.diff(np.asarray(costs, dtype=np.float64), prepend=0.0)
+    return explore(confidences, correct, steps, np.zeros_like(steps), select=False, policy=policy)
+
+
+def apply_some(
+    confidences: ArrayLike, correct: ArrayLike, early: Sequence[int], thresholds: Sequence[float], costs: ArrayLike
+) -> Solution:
+    """`apply` with some of the early exits left; thresholds and costs are those of all exits."""
+    prices = np.asarray(costs, dtype=np.float64)
+    exits = [*early, len(prices) - 1]
+    return apply(confidences, correct, exits, [thresholds[i] for i in early], prices[exits].tolist())
+
+
 def solve(
     confidences: ArrayLike,
     correct: ArrayLike,
