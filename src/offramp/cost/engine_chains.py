@@ -11,21 +11,31 @@ from numpy.typing import NDArray
 
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_hierarchy import OWN
-from offramp.cost.engine_tables import partial, precision
-from offramp.cost.engine_view import MOST, Flags, I, Ints, O, Record, W
+from offramp.cost.engine_tables import PLANE, partial, precision
+from offramp.cost.engine_view import DUTIES, GATES, MOST, Flags, I, Ints, O, Record, W
 
 CHAIN = np.dtype((np.record, [("row", "i8"), ("masks", "u1", (3, MOST + 1))]))
 """Nested sets of a row: factors below every boundary, everything below the highest one."""
 
 
 LOADS = np.dtype((np.record, [
-    ("waits", "f8", (3, MOST, 2)), ("shared", "u1", (3, MOST, 2)), ("ways", "f8", (2, 3)), ("least", "f8"),
+    ("waits", "f8", (3, MOST, 2)), ("inner", "f8", 3), ("ways", "f8", (2, 3)), ("offload", "f8"),
+    ("least", "f8"), ("once", "f8", DUTIES), ("later", "f8", DUTIES), ("taken", "f8", GATES), ("idle", "f8", GATES),
+    ("sums", "f8", (4, 3)), ("duty", "f8", (DUTIES, PLANE, 4)),
 ]))  # fmt: skip
 """What is loaded before, or unloaded after, the computation.
 
-waits: (operand, boundary, upper) cycles of it at a port; shared: whether that carries both inputs and weights; ways:
-scratch; least: the least cycles of both, see `bound`.
+waits: (operand, boundary, upper) cycles of it at a port; ways: (operand, way) the same of all boundaries, see
+`loading`; offload: of outputs; least: the least cycles of both, see `bound`; inner: bits of every operand's innermost
+tile, or less.
+once, later: by duty what moves once and may have to be waited for, and how much of that may move during the
+computation; taken, idle: by port the sum of the first, and the share of time that it has for it; sums: scratch.
+duty: (duty, mask) cycles of one transfer (-1 where not known yet), cycles that all lag behind in their periods, cycles
+of all but one, and whole bits per cycle that it asks of its port on average (nothing if it moves but once).
 """
+
+JOINT = 3
+"""Group of inputs and weights that are loaded one after another."""
 
 
 @compiled
@@ -135,40 +145,120 @@ def fits(view: Record, t: Record, masks: Ints, known: int) -> bool:
 
 
 @compiled
-def bound(view: Record, t: Record, masks: Ints, cuts: Ints, chosen: int, count: int, loads: Record) -> float:
-    """Cycles that no order of a chain undercuts, of whose cuts some are `chosen`.
+def bound(
+    view: Record, t: Record, masks: Ints, cuts: Ints, chosen: int, count: int, loads: Record, limit: float
+) -> float:
+    """Cycles that no order of a chain undercuts, of whose cuts some are `chosen`; only looked into up to a limit.
 
     A port that must move more than the computation has cycles for stalls for the rest, and a duty that needs longer
-    than its period stalls each time. What is loaded once takes at least as long as one innermost tile of it. The
-    array's own registers reuse nothing beyond the smallest cut that is not all reuse.
+    than its period stalls each time. What is loaded once takes at least as long as one innermost tile of it, and what
+    a port has no idle cycles for is waited for. The array's own registers reuse nothing beyond the smallest cut that
+    is not all reuse.
     """
-    late, traffic = 0.0, 0.0
-    inputs, weights = _reused(t, I, masks, cuts, chosen), _reused(t, W, masks, cuts, chosen)
-    no_loads(view, loads)
+    late, traffic, work = 0.0, 0.0, np.ceil(t.total * view.passes)
+    inputs, weights = reused(t, I, masks, cuts, chosen), reused(t, W, masks, cuts, chosen)
+    for op in range(3):
+        loads.inner[op] = _innermost(view, t, op, masks, cuts, chosen, count)
     for gate in range(view.gates - 1, -1, -1):
-        lacks, taken = 0.0, 0.0
+        lacks, taken, rate, width = 0.0, 0.0, 0.0, view.gate_bits[gate]
+        loads.taken[gate] = 0.0
         for u in range(view.gate_uses[gate, 0], view.gate_uses[gate, 1]):
             op, b, upper, sums = view.uses[u, 0], view.uses[u, 1], view.uses[u, 2], view.uses[u, 3]
             mask = masks[op, b] if b else inputs if op == I else weights if op == W else 0
-            bits = t.upper[op, b, mask] if upper else t.lower[op, b, mask]
-            cycles, times = np.ceil(bits / view.gate_bits[gate]), t.times[mask]
-            if not sums or partial(t, b, mask):
-                lacks += max(cycles - np.ceil(t.cycles[mask] * view.passes), 0.0) * (times - 1.0)
-                taken += cycles * (times - 1.0)
-            if not sums and b:
-                if times == 1.0:
-                    least = _innermost(view, t, op, masks, cuts, chosen, count)
-                    cycles = min(cycles, np.ceil(least / view.gate_bits[gate]))
-                loads.waits[op, b, upper], loads.shared[op, b, upper] = cycles, view.gate_shared[gate]
+            cycles, loads.once[u] = transfer(view, t, gate, u, mask, loads), 0.0
+            lacks += loads.duty[u, mask, 1]
+            taken += loads.duty[u, mask, 2]
+            rate += loads.duty[u, mask, 3]
+            if sums or not b:
+                continue
+            if t.times[mask] == 1.0:
+                least = loads.inner[op]
+                if not chosen <= view.place[op, b] < count:
+                    bits = t.upper[op, b, mask] if upper else t.lower[op, b, mask]
+                    loads.once[u], loads.later[u] = cycles, np.ceil(max(bits - least, 0.0) / width)
+                    loads.taken[gate] += cycles
+                cycles = min(cycles, np.ceil(least / width))
+            loads.waits[op, b, upper] = cycles
+        loads.idle[gate] = max(0.0, (width - rate) / width)
         late, traffic = max(late, lacks), max(traffic, taken)
-    stall = max(traffic - t.total * np.ceil(view.passes), late)
+    stall = max(traffic - work, late)
     onload, offload = loading(view, loads)
     loads.least = onload + offload
-    return float(t.total * view.passes + stall + onload + offload + t.drain)
+    least = t.total * view.passes + stall + loads.least + t.drain
+    if least > limit:
+        return float(least)
+    for gate in range(view.gates):
+        if loads.taken[gate] > 0.0 and least + loads.taken[gate] > limit:
+            waits = _waited(view, gate, work, stall, loads)
+            least = max(least, t.total * view.passes + stall + waits + t.drain)
+    return float(least)
 
 
 @compiled
-def _reused(t: Record, op: int, masks: Ints, cuts: Ints, chosen: int) -> int:
+def _waited(view: Record, gate: int, work: float, stall: float, loads: Record) -> float:
+    """The least cycles of loading and unloading, by what one port must move once.
+
+    Loading takes at least all inputs, all weights, and all of both that come one after another; of the boundaries that
+    the port serves counts what it moves, of the others what `bound` knows.
+    """
+    i, w, sums, most = loads.ways[I], loads.ways[W], loads.sums, 0.0
+    for group in range(4):
+        sums[group, 0] = sums[group, 1] = sums[group, 2] = 0.0
+    for u in range(view.gate_uses[gate, 0], view.gate_uses[gate, 1]):
+        if loads.once[u] > 0.0:
+            op, b = view.uses[u, 0], view.uses[u, 1]
+            known = max(loads.waits[op, b, 0], loads.waits[op, b, 1])
+            for group in (op, JOINT):
+                joint = op != O and view.shared[op, b, 0] and view.shared[op, b, 1]
+                if joint if group == JOINT else op == O or view.counts[op, b]:
+                    sums[group, 0] += loads.once[u]
+                    sums[group, 1] += loads.later[u]
+                    sums[group, 2] += known
+    for group in (I, W, JOINT):
+        whole = i[0] + i[1] + i[2] if group == I else w[0] + w[1] + w[2] if group == W else i[0] + w[0]
+        rest = loads.offload + whole - sums[O, 2] - sums[group, 2]
+        hidden = _hidden(sums[O, 1] + sums[group, 1], loads.idle[gate], work, stall)
+        most = max(most, rest + sums[O, 0] + sums[group, 0] - hidden)
+    return most
+
+
+@compiled
+def _hidden(later: float, share: float, work: float, stall: float) -> float:
+    """Cycles of what moves once that a port may move during the computation and a stall (`engine_latency`)."""
+    if later <= 0.0:
+        return 0.0
+    idle = share * (work + min(stall, max(later / share - work, 0.0)))
+    return float(later if later <= idle * (1.0 + 1e-9) else idle)
+
+
+@compiled
+def forget_duties(view: Record, t: Record, loads: Record) -> None:
+    """Start afresh with another row."""
+    for u in range(view.gate_uses[view.gates - 1, 1]):
+        for mask in range(t.full + 1):
+            loads.duty[u, mask, 0] = -1.0
+
+
+@compiled
+def transfer(view: Record, t: Record, gate: int, u: int, mask: int, loads: Record) -> float:
+    """Cycles of one transfer of a duty; notes all that `LOADS` knows of it."""
+    if loads.duty[u, mask, 0] < 0.0:
+        op, b, upper, sums = view.uses[u, 0], view.uses[u, 1], view.uses[u, 2], view.uses[u, 3]
+        bits, times = t.upper[op, b, mask] if upper else t.lower[op, b, mask], t.times[mask]
+        cycles, lacks, taken, rate = np.ceil(bits / view.gate_bits[gate]), 0.0, 0.0, 0.0
+        if not sums or partial(t, b, mask):
+            lacks = max(cycles - np.ceil(t.cycles[mask] * view.passes), 0.0) * (times - 1.0)
+            taken = cycles * (times - 1.0)
+        if not sums and times != 1.0:
+            raw = t.lower[op, b, mask] / t.cycles[mask]
+            rate = np.ceil((np.floor(raw * t.feed[op, b]) if upper else np.floor(raw)) / view.passes)
+        loads.duty[u, mask, 0], loads.duty[u, mask, 1] = cycles, lacks
+        loads.duty[u, mask, 2], loads.duty[u, mask, 3] = taken, rate
+    return float(loads.duty[u, mask, 0])
+
+
+@compiled
+def reused(t: Record, op: int, masks: Ints, cuts: Ints, chosen: int) -> int:
     """Factors that may come innermost without needing another input or weight, of a chain with some cuts `chosen`."""
     within = t.full
     for k in range(chosen):
@@ -179,24 +269,15 @@ def _reused(t: Record, op: int, masks: Ints, cuts: Ints, chosen: int) -> int:
 
 
 @compiled
-def no_loads(view: Record, loads: Record) -> None:
-    """Start afresh."""
-    for op in range(3):
-        for b in range(view.count[op]):
-            loads.waits[op, b, 0] = loads.waits[op, b, 1] = 0.0
-            loads.shared[op, b, 0] = loads.shared[op, b, 1] = False
-
-
-@compiled
 def loading(view: Record, loads: Record) -> tuple[float, float]:
     """Cycles before the first operation and after the last."""
     for op in (I, W):
         shared, half, separate = 0.0, 0.0, 0.0
         for b in range(1, view.count[op]):
             longest = max(loads.waits[op, b, 0], loads.waits[op, b, 1])
-            if loads.shared[op, b, 0] and loads.shared[op, b, 1]:
+            if view.shared[op, b, 0] and view.shared[op, b, 1]:
                 shared += longest
-            elif loads.shared[op, b, 0] or loads.shared[op, b, 1]:
+            elif view.shared[op, b, 0] or view.shared[op, b, 1]:
                 half = longest
             else:
                 separate += longest
@@ -207,6 +288,7 @@ def loading(view: Record, loads: Record) -> tuple[float, float]:
     offload = 0.0
     for b in range(1, view.count[O]):
         offload += max(loads.waits[O, b, 0], loads.waits[O, b, 1])
+    loads.offload = offload
     return min(inputs, weights), offload
 
 

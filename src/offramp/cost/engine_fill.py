@@ -9,58 +9,23 @@ import numpy as np
 
 from offramp.cost.engine_chains import held_bits, tile_bits
 from offramp.cost.engine_compile import compiled
-from offramp.cost.engine_layers import Floats
-from offramp.cost.engine_tables import partial
-from offramp.cost.engine_view import Flags, I, Ints, O, Record, W
+from offramp.cost.engine_view import I, Ints, O, Record, W
 
 TURNS = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)], dtype=np.int64)
-"""Permutations of three, in the order of `itertools.permutations`."""
+"""In which order the operands of a shared memory may be served: permutations of three."""
 
 
 @compiled
-def turns_of(view: Record, spare: Flags, turns: Ints) -> int:
-    """In which order the operands of a shared memory may be served: rows of `turns`; returns how many.
-
-    `spare` (3, levels) says of which levels some order could hold more. All orders are tried of the operands of the
-    memory where most could; the others come last.
-    """
-    chosen, most = 0, 0
+def turns_of(view: Record, masks: Ints, full: int) -> int:
+    """How many of `TURNS` differ: all where a memory could hold more of two operands of a chain, else one."""
     for memory in range(view.memories):
-        count = 0
+        could = 0
         for op in range(3):
-            count += _could(view, spare, memory, op)
-        if count > most:
-            chosen, most = memory, count
-    first, rest = 0, most
-    for op in (O, W, I):
-        if most and _could(view, spare, chosen, op):
-            turns[0, first] = op
-            first += 1
-    for op in (I, W, O):
-        if not most or not _could(view, spare, chosen, op):
-            turns[0, rest] = op
-            rest += 1
-    return _permuted(turns, most)
-
-
-@compiled
-def _could(view: Record, spare: Flags, memory: int, op: int) -> bool:
-    level = view.level[memory, op]
-    return bool(0 <= level < view.count[op] - 1 and spare[op, level])
-
-
-@compiled
-def _permuted(turns: Ints, most: int) -> int:
-    """Rows of all permutations of the first `most` of three in the first row; returns how many."""
-    a, b, c, count = turns[0, 0], turns[0, 1], turns[0, 2], 0
-    for i in range(len(TURNS)):
-        if (most < 3 and TURNS[i, 2] != 2) or (most < 2 and TURNS[i, 1] != 1):
-            continue
-        for place in range(3):
-            which = TURNS[i, place]
-            turns[count, place] = a if which == 0 else b if which == 1 else c
-        count += 1
-    return count
+            level = view.level[memory, op]
+            could += 0 <= level < view.count[op] - 1 and masks[op, level + 1] != full
+        if could > 1:
+            return len(TURNS)
+    return 1
 
 
 @compiled
@@ -89,47 +54,6 @@ def _grown(view: Record, t: Record, memory: int, op: int, prefix: Ints, masks: I
         if larger & above == larger and held_bits(view, t, op, level, larger, masks[op, level]) <= free:
             return int(larger)
     return int(now)
-
-
-@compiled
-def spent(view: Record, t: Record, masks: Ints) -> float:
-    """Picojoules of all that crosses the boundaries."""
-    total = 0.0
-    for op in range(3):
-        for b in range(view.count[op]):
-            upper, lower = crossing(view, t, op, b, masks[op, b])
-            total += upper + lower
-    return total
-
-
-@compiled
-def crossing(view: Record, t: Record, op: int, b: int, mask: int) -> tuple[float, float]:
-    """Picojoules of all that crosses a boundary, at the memory above and at the one below."""
-    sums = op == O and partial(t, b, mask)
-    bits = t.bits[3] if sums else t.bits[op]
-    times, tile = t.times[mask], t.tile[op, b - 1, mask] if b else 1.0
-    fed = tile * t.growth[op, b]
-    upper = _energy(view.port[op, b, 1], op, fed * bits, times * t.instances[op, b], sums)
-    if not b:
-        return upper, 0.0
-    return upper, _energy(view.port[op, b, 0], op, tile * bits, times * t.instances[op, b - 1], sums)
-
-
-@compiled
-def _energy(ports: Floats, op: int, bits: float, times: float, sums: bool) -> float:
-    """Energy of the duties of one side of a boundary; outputs come back where they are partial sums."""
-    energy = _accesses(bits, times, ports[0])
-    if op == O and sums:
-        energy = energy + _accesses(bits, times, ports[1])
-    return energy
-
-
-@compiled
-def _accesses(bits: float, times: float, port: Floats) -> float:
-    """Energy of moving `bits` at once `times` times in steps of the port's granularity."""
-    if port[3] == 0.0:
-        return 0.0
-    return float(np.floor(np.ceil(bits / port[0]) * (port[0] / port[1]) * times) * port[2])
 
 
 @compiled

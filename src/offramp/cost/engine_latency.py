@@ -6,7 +6,7 @@ loading and unloading. No energies here, and no choice between orders.
 
 import numpy as np
 
-from offramp.cost.engine_chains import loading, no_loads, tile_bits
+from offramp.cost.engine_chains import loading, tile_bits, transfer
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_tables import partial
 from offramp.cost.engine_view import DUTIES, MOST, Flags, I, O, Record, W
@@ -48,12 +48,12 @@ def cycles_of(view: Record, t: Record, unsure: Flags, order: Record, m: Record, 
             m.period[op, b], m.allowed[op, b] = np.ceil(period * view.passes), np.ceil(allowed * view.passes)
             m.count[op, b], m.sums[op, b] = t.times[mask], op == O and partial(t, b, mask)
     work = t.total * view.passes + t.drain
-    stall = _stall(view, t, m.worst, order, m)
+    stall = _stall(view, t, m.worst, order, m, loads)
     if work + stall + loads.least > limit:
         return np.inf
     for gate in range(view.gates):
         if gate != m.worst:
-            stall = max(stall, _stall(view, t, gate, order, m))
+            stall = max(stall, _stall(view, t, gate, order, m, loads))
             if work + stall + loads.least > limit:
                 m.worst = gate
                 return np.inf
@@ -92,13 +92,13 @@ def _bits(view: Record, t: Record, u: int, order: Record) -> float:
 
 
 @compiled
-def _stall(view: Record, t: Record, gate: int, order: Record, m: Record) -> float:
+def _stall(view: Record, t: Record, gate: int, order: Record, m: Record, loads: Record) -> float:
     """Cycles that a port falls behind."""
     behind, ahead, asked, active = 0.0, 0.0, 0.0, 0
     first, last = view.gate_uses[gate, 0], view.gate_uses[gate, 1]
     for u in range(first, last):
         op, b = view.uses[u, 0], view.uses[u, 1]
-        m.transfer[u] = np.ceil(_bits(view, t, u, order) / view.gate_bits[gate])
+        m.transfer[u] = transfer(view, t, gate, u, order.masks[op, b], loads)
         if view.uses[u, 3] and not m.sums[op, b]:
             continue
         often = m.count[op, b] - 1.0
@@ -117,7 +117,6 @@ def _stall(view: Record, t: Record, gate: int, order: Record, m: Record) -> floa
 @compiled
 def _loading(view: Record, t: Record, stall: float, order: Record, m: Record, loads: Record) -> tuple[float, float]:
     """Cycles before the first operation and after the last."""
-    no_loads(view, loads)
     for gate in range(view.gates - 1, -1, -1):
         stall = _gate_waits(view, t, gate, stall, order, m, loads)
     return loading(view, loads)
@@ -137,7 +136,7 @@ def _gate_waits(view: Record, t: Record, gate: int, stall: float, order: Record,
         if view.uses[u, 3]:
             continue
         i, wait = u - first, m.transfer[u]
-        loads.waits[op, b, upper], loads.shared[op, b, upper] = wait, view.gate_shared[gate]
+        loads.waits[op, b, upper] = wait
         if m.count[op, b] == 1.0:
             once = True
             inner = tile_bits(view, t, op, 0, order.masks[op, 1])
@@ -148,7 +147,7 @@ def _gate_waits(view: Record, t: Record, gate: int, stall: float, order: Record,
             need += m.later[i]
         else:
             m.bits[i], m.later[i] = -1.0, 0.0
-            rate += _rate(view, t, u, order)
+            rate += loads.duty[u, order.masks[op, b], 3]
     if not once:
         return stall
     share, busy = max(0.0, (width - rate) / width), np.ceil(t.total * view.passes)
@@ -159,16 +158,6 @@ def _gate_waits(view: Record, t: Record, gate: int, stall: float, order: Record,
     if need > idle * (1.0 + 1e-9):
         _lack(view, first, last, idle, m, loads)
     return stall - taken
-
-
-@compiled
-def _rate(view: Record, t: Record, u: int, order: Record) -> float:
-    """Whole bits per cycle that a duty asks of its port on average."""
-    op, b = view.uses[u, 0], view.uses[u, 1]
-    mask = order.masks[op, b]
-    raw = t.lower[op, b, mask] / t.cycles[mask]
-    rate = np.floor(raw * t.feed[op, b]) if view.uses[u, 2] else np.floor(raw)
-    return float(np.ceil(rate / view.passes))
 
 
 @compiled

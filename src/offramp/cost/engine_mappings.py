@@ -11,7 +11,8 @@ import numpy as np
 
 from offramp.cost.engine_chains import LOADS
 from offramp.cost.engine_compile import SOURCES, compiled, entry
-from offramp.cost.engine_fill import crossing, held_bytes
+from offramp.cost.engine_energy import SPENDING, crossing
+from offramp.cost.engine_fill import held_bytes
 from offramp.cost.engine_hierarchy import BETWEEN, LAST, OWN
 from offramp.cost.engine_latency import MOVES
 from offramp.cost.engine_layers import Floats
@@ -27,22 +28,27 @@ all; beyond that the credit for an early start is given however much they hold."
 
 @compiled
 def _mappings(
-    view: Record, outer: Record, used: Ints, lines: Records, starts: Ints, streams: Flags, slack: float
-) -> Records:
+    view: Record, outer: Record, used: Ints, lines: Records, fixed: Floats, starts: Ints, streams: Flags,
+    slack: float, timed: bool,
+) -> Records:  # fmt: skip
     """The best mapping of all rows (`engine_search.FOUND`).
 
     The rows of a group, from one of `starts` to the next, are unrollings of one layer. `outer` is the core with all
-    its memories, of which the view has those `used`; `streams` (groups,) says what is priced as a stream: what no
-    weight waits for may start as early as it likes. `slack` is that of `engine_search.ROOM`.
+    its memories, of which the view has those `used`; `fixed` (rows,) are picojoules that the array spends; `streams`
+    (groups,) says what is priced as a stream: what no weight waits for may start as early as it likes. `slack` is that
+    of `engine_search.ROOM`. With `timed` nothing is found but the cycles of the first row of every group.
     """
     found, most = np.empty(len(lines), dtype=FOUND), 0
     for i in range(len(streams)):
         most = max(most, starts[i + 1] - starts[i])
     tables, orders = np.empty(most, dtype=TABLE), np.empty(len(WISHES), dtype=ORDER)
     rooms, moves = np.empty(1, dtype=ROOM), np.empty(1, dtype=MOVES)
-    loads = np.empty(1, dtype=LOADS)
+    loads, spending = np.empty(1, dtype=LOADS), np.empty(1, dtype=SPENDING)
     whole, all_of = np.zeros((3, most, MEMORIES), dtype=np.bool_), np.zeros(MEMORIES, dtype=np.bool_)
     rooms[0].slack, moves[0].worst = slack, 0
+    for op in range(3):
+        for b in range(view.count[op]):
+            loads[0].waits[op, b, 0] = loads[0].waits[op, b, 1] = 0.0
     for i in range(len(streams)):
         first, rows = starts[i], starts[i + 1] - starts[i]
         for row in range(rows):
@@ -53,14 +59,18 @@ def _mappings(
                 whole[0, row, memory] = kind != OWN
                 whole[1, row, memory] = kind == LAST
                 whole[2, row, memory] = kind == LAST and all_of[used[memory]] and not streams[i]
-        _price(view, tables, rows, whole, streams[i], rooms[0], moves[0], loads[0], orders, found, first)
+        own = found[first : first + rows]
+        _price(
+            view, tables, fixed[first : first + rows], rows, whole, streams[i], rooms[0], moves[0], loads[0], orders,
+            spending[0], own, timed,
+        )  # fmt: skip
     return found
 
 
 @compiled
 def _price(
-    view: Record, tables: Records, rows: int, whole: Flags, streams: bool,
-    room: Record, moves: Record, loads: Record, orders: Records, found: Records, first: int,
+    view: Record, tables: Records, fixed: Floats, rows: int, whole: Flags, streams: bool, room: Record, moves: Record,
+    loads: Record, orders: Records, spending: Record, found: Records, timed: bool,
 ) -> None:  # fmt: skip
     """Price one layer."""
     own, between, tight = 0, 0, streams
@@ -70,18 +80,21 @@ def _price(
     for row in range(rows):
         for memory in range(view.memories):
             tight |= view.kind[memory] == LAST and not whole[2, row, memory]
-    room.floor, room.credit = 0.0, 1.0
+    room.floor, room.credit, cost = 0.0, 1.0, np.inf
     last = 2 if tight else 1 if between else 0
     for row in range(rows):
-        found[first + row].cycles = found[first + row].energy = np.inf
+        found[row].cycles = found[row].energy = np.inf
     for phase in range(last + 1):
         count = own if phase == 0 else own + between if phase == 1 else view.choices
         if (phase < 2 and streams) or (phase == 1 and not between):
             continue
         cost = search(
-            view, tables, rows, view.cuts, count, whole[phase], room, moves, loads, orders, found, first, phase == last
-        )
+            view, tables, fixed, rows, view.cuts, count, whole[phase], room, moves, loads, orders, spending, found,
+            phase == last and not timed,
+        )  # fmt: skip
         room.floor, room.credit = cost, 1.0 + CREDIT if phase == 0 and between else np.inf
+    if timed:
+        found[0].cycles = cost
 
 
 @compiled
@@ -103,10 +116,11 @@ def _entries(sources: str) -> tuple[Any, Any]:
     """What Python calls, `sources` being part of the key under which machine code is kept."""
 
     def mappings(
-        view: Record, outer: Record, used: Ints, lines: Records, starts: Ints, streams: Flags, slack: float
-    ) -> Records:
+        view: Record, outer: Record, used: Ints, lines: Records, fixed: Floats, starts: Ints, streams: Flags,
+        slack: float, timed: bool,
+    ) -> Records:  # fmt: skip
         assert sources
-        return _mappings(view, outer, used, lines, starts, streams, slack)
+        return _mappings(view, outer, used, lines, fixed, starts, streams, slack, timed)
 
     def shares(view: Record, lines: Records, found: Records) -> tuple[Floats, Floats]:
         assert sources

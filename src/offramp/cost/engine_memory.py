@@ -4,7 +4,7 @@ Rows (layer, unrolling) that differ are searched layer by layer, those with as m
 the best row of each layer is split by memory. Follows the contract of `cost.model` for one core.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,7 @@ def hierarchy_costs(
     for chosen in groups.values():
         wide = widened(core, forms[chosen[0]])
         if wide is not core:
-            floor = _costs([forms[i] for i in chosen], wide, chip, variants).cycles
+            floor = _cycles([forms[i] for i in chosen], wide, chip, variants)
             own = costs.cycles[:, chosen]
             least = np.maximum(own, np.where(np.isfinite(own), floor, own))
             costs.utilization[:, chosen] *= np.divide(own, least, out=np.ones_like(own), where=np.isfinite(own))
@@ -71,23 +71,41 @@ def hierarchy_costs(
 
 def _costs(forms: Sequence[Form], core: Core, chip: Accelerator, variants: Sequence[int]) -> CoreCosts:
     costs = infeasible(len(forms))
+    for (variant, *others), hierarchy, batch, passes in _batches(forms, core, chip, variants):
+        _fill(costs, variant, hierarchy, batch, passes)
+        for other in others:
+            _copy_variant(costs, variant, other)
+    return costs
+
+
+def _cycles(forms: Sequence[Form], core: Core, chip: Accelerator, variants: Sequence[int]) -> Floats:
+    """(VARIANTS, layers) cycles alone."""
+    cycles = np.full((VARIANTS, len(forms)), np.inf)
+    for same, hierarchy, batch, passes in _batches(forms, core, chip, variants):
+        found = _search(hierarchy, batch, passes, np.zeros(batch.place.size), timed=True)
+        starts = batch.starts[:-1]
+        for variant in same:
+            np.minimum.at(cycles[variant], batch.rows.layer[starts], found["cycles"][starts])
+    return cycles
+
+
+def _batches(
+    forms: Sequence[Form], core: Core, chip: Accelerator, variants: Sequence[int]
+) -> Iterator[tuple[list[int], Hierarchy, Batch, float]]:
+    """Variants that are priced alike, and what is searched for them."""
     rows = rows_of(forms, core)
     if not rows.factors:
-        return costs
-    done: dict[Core, int] = {}
-    batch: Batch | None = None
+        return
+    alike: dict[Core, list[int]] = {}
     for variant in variants:
-        view = core_of_variant(core, chip, variant)
-        if view in done:
-            _copy_variant(costs, done[view], variant)
-            continue
-        done[view] = variant
+        alike.setdefault(core_of_variant(core, chip, variant), []).append(variant)
+    batch: Batch | None = None
+    for view, same in alike.items():
         hierarchy = hierarchy_of(view)
         if hierarchy is not None:
             passes = _passes(view, chip.clock_mhz)
             batch = batch or _batch(rows, hierarchy, passes)
-            _fill(costs, variant, hierarchy, batch, passes)
-    return costs
+            yield same, hierarchy, batch, passes
 
 
 def _copy_variant(costs: CoreCosts, source: int, target: int) -> None:
@@ -102,10 +120,7 @@ def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, batch: Batch, pa
     assert core.array is not None
     operations = rows.sizes.prod(axis=1)
     mac = array_energy(rows, core) if core.in_memory else operations * core.array.mac_pj
-    names = [m.name for m in batch.outer.core.memories]
-    used = np.array([names.index(m.name) for m in core.memories], dtype=np.int64)
-    outer = view_of(batch.outer, passes)
-    found = mappings(view, outer, used, batch.lines, batch.starts, batch.streams, SLACK)
+    found = _search(hierarchy, batch, passes, mac, timed=False)
     cycles, energy = found["cycles"], found["energy"] + mac
     order = np.lexsort((batch.place, energy, cycles, rows.layer))
     best = order[np.flatnonzero(np.diff(rows.layer[order], prepend=-1))]
@@ -116,6 +131,15 @@ def _fill(costs: CoreCosts, variant: int, hierarchy: Hierarchy, batch: Batch, pa
     costs.utilization[variant, at] = np.minimum(ideal / cycles[best], 1.0)
     costs.parts.setdefault("mac", np.zeros(costs.cycles.shape))[variant, at] = mac[best]
     _split(costs, variant, hierarchy, at, *shares(view, batch.lines[best], found[best]))
+
+
+def _search(hierarchy: Hierarchy, batch: Batch, passes: float, mac: Floats, *, timed: bool) -> Records:
+    """The best mapping of every row, of which the array itself spends `mac`; with `timed` its cycles alone."""
+    names = [m.name for m in batch.outer.core.memories]
+    used = np.array([names.index(m.name) for m in hierarchy.core.memories], dtype=np.int64)
+    view, outer = view_of(hierarchy, passes), view_of(batch.outer, passes)
+    found: Records = mappings(view, outer, used, batch.lines, mac, batch.starts, batch.streams, SLACK, timed)
+    return found
 
 
 def _passes(core: Core, clock_mhz: float) -> float:

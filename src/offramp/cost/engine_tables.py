@@ -15,13 +15,16 @@ from offramp.cost.engine_view import MOST, Flags, I, O, Record
 SETS = 1 << MOST
 """Sets of factors."""
 
+PLANE = SETS + 8
+"""Room for something of every set, and a cache line more: planes a power of two apart get in each other's way."""
+
 TABLE = np.dtype((np.record, [
     ("number", "i8"), ("before", "i8", MOST), ("bits", "f8", 4), ("extra", "u1"),
     ("reuse", "i8", 3), ("fresh", "i8", 3), ("rank", "i8", (3, MOST)),
     ("asked", "i8", (6, MOST)), ("full", "i8"), ("total", "f8"), ("drain", "f8"),
     ("feed", "f8", (3, MOST)), ("growth", "f8", (3, MOST)), ("instances", "f8", (3, MOST)), ("outside", "u1", MOST),
-    ("cycles", "f8", SETS), ("times", "f8", SETS), ("upper", "f8", (3, MOST, SETS)), ("lower", "f8", (3, MOST, SETS)),
-    ("tile", "f8", (3, MOST, SETS)), ("held", "f8", (3, MOST, SETS)), ("parts", "f8", (5, SETS)),
+    ("cycles", "f8", PLANE), ("times", "f8", PLANE), ("parts", "f8", (5, PLANE)), ("upper", "f8", (3, MOST, PLANE)),
+    ("lower", "f8", (3, MOST, PLANE)), ("tile", "f8", (3, MOST, PLANE)), ("held", "f8", (3, MOST, PLANE)),
 ]))  # fmt: skip
 """Tables of a row (see `engine_view.LINE`). A mask is a set of factors below a boundary.
 

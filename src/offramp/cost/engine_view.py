@@ -36,9 +36,10 @@ VIEW = np.dtype((np.record, [
     ("count", "i8", 3), ("memory", "i8", (3, MOST)), ("level", "i8", (MEMORIES, 3)),
     ("room", "f8", MEMORIES), ("double", "u1", MEMORIES), ("kind", "i8", MEMORIES),
     ("spans", "u1", (3, MOST, MOST)), ("systolic", "u1", MOST),
-    ("gate_bits", "f8", GATES), ("gate_shared", "u1", GATES), ("gate_uses", "i8", (GATES, 2)),
+    ("gate_bits", "f8", GATES), ("gate_uses", "i8", (GATES, 2)),
     ("uses", "i8", (DUTIES, 4)),
-    ("port", "f8", (3, MOST, 2, 2, 4)), ("cuts", "i8", (3 * MOST, 3)),
+    ("port", "f8", (3, MOST, 2, 2, 4)), ("shared", "u1", (3, MOST, 2)), ("counts", "u1", (3, MOST)),
+    ("cuts", "i8", (3 * MOST, 3)), ("place", "i8", (3, MOST)),
 ]))  # fmt: skip
 """A core's memories.
 
@@ -47,10 +48,14 @@ count: levels of every operand; memory: (operand, level) its memory; level: (mem
 room, double, kind: of memories: bits, whether every tile is held twice, OWN, BETWEEN or LAST.
 spans: (operand, level) array dimensions that an instance of a level and those under it serve; systolic: those along
 which results ripple.
-gate_bits, gate_shared: width of a port, whether it carries inputs and weights; gate_uses: its first duty and the one
-after its last; uses: operand, boundary, upper side, partial sums of a duty.
+gate_bits: width of a port; gate_uses: its first duty and the one after its last; uses: operand, boundary, upper side,
+partial sums of a duty.
 port: (operand, boundary, upper, partial): granularity and width in bits, picojoules of an access, 1 if there is a duty.
-cuts: operand, boundary and kind of the memory under each cut, in the order of their choice.
+shared: (operand, boundary, upper) whether what is loaded passes a port that carries both inputs and weights.
+counts: (operand, boundary) whether `engine_chains.loading` counts all that is loaded there: of boundaries that only one
+side of is shared it counts the highest.
+cuts: operand, boundary and kind of the memory under each cut, in the order of their choice; place: (operand, boundary)
+and back.
 """
 
 LINE = np.dtype((np.record, [
@@ -120,13 +125,22 @@ def view_of(h: Hierarchy, passes: float) -> Record:
     view["systolic"][: h.unit_dimensions] = systolic
     ends = np.cumsum([0, *(len(gate.uses) for gate in h.gates)])
     view["gate_bits"][: len(h.gates)] = [gate.bits for gate in h.gates]
-    view["gate_shared"][: len(h.gates)] = [gate.shared for gate in h.gates]
     view["gate_uses"][: len(h.gates), 0], view["gate_uses"][: len(h.gates), 1] = ends[:-1], ends[1:]
     view["uses"][: len(uses)] = [(use.operand, use.boundary, use.upper, use.partial) for use in uses]
+    for gate in reversed(h.gates):
+        for use in gate.uses:
+            if not use.partial:
+                view["shared"][use.operand, use.boundary, int(use.upper)] = gate.shared
+    half = view["shared"][..., 0] != view["shared"][..., 1]
+    view["counts"][:] = ~half
+    for row, flags in zip(view["counts"], half, strict=True):
+        row[np.flatnonzero(flags)[-1:]] = True
     for use, side in h.side.items():
         place = (use.operand, use.boundary, int(use.upper), int(use.partial))
         view["port"][place] = side.granularity, side.bits, side.access_pj, 1.0
     view["cuts"][: len(cuts)] = np.array(cuts, dtype=np.int64).reshape(-1, 3)
+    for i, (op, b, _) in enumerate(cuts):
+        view["place"][op, b] = i
     return views[0]
 
 
