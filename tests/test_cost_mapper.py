@@ -1,5 +1,6 @@
 """The mapper: laws on random prices, exhaustive search as a reference, then real networks on shipped chips."""
 
+import itertools
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,11 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from offramp.cost.mapper import OBJECTIVES, map_network
+from offramp.cost.beam import SPECULATE, WAIT, Rules, search
+from offramp.cost.mapper import GOALS, OBJECTIVES, map_network
 from offramp.cost.model import LayerCosts
 from offramp.cost.network import NetworkCost
 from offramp.cost.problem import Problem, build_problem
-from offramp.cost.schedule import Keep, State, accumulated, empty_state, leave, place
+from offramp.cost.schedule_tables import OUTER, STAY
 from offramp.errors import AccelerationError, InternalError, UserError
 from offramp.ir.accelerator import Accelerator, ActivationMemory, Core, CoreKind, Link, Memory, Operand, Port
 from offramp.ir.mapping import ExitMode
@@ -114,33 +116,18 @@ def random_costs(workload: Workload, cores: int, seed: int, alike: bool = False)
     )
 
 
-def exhaustive(p: Problem, objective: str, keeps: tuple[Keep, ...] = (Keep.STAY, Keep.OUTER)) -> tuple[float, float]:
+def exhaustive(p: Problem, objective: str, keeps: tuple[int, ...] = (STAY, OUTER)) -> tuple[float, float]:
     """The best score of any assignment, retention and exit modes, by trying them all."""
-    best = (np.inf, np.inf)
-
-    def close(state: State, layer: int) -> list[State]:
-        states = [state]
-        for stage, last in enumerate(p.last_of_stage):
-            if last == layer:
-                ends = [s.end for s in state.path() if p.stage_of[s.layer] == stage and p.in_branch[s.layer]]
-                modes = (False, True) if stage < len(p.rates) - 1 else (False,)
-                states = [leave(s, max(ends), m) for s in states for m in modes]
-        return states
-
-    def go(state: State, layer: int) -> None:
-        nonlocal best
-        if layer == len(p.layers):
-            best = min(best, OBJECTIVES[objective](*accumulated(p, state)))
-            return
-        for core in p.cores_of[layer]:
-            for keep in keeps if p.uses[layer] else (Keep.OUTER,):
-                child = place(p, state, layer, core, keep)
-                if child is not None:
-                    for closed in close(child, layer):
-                        go(closed, layer + 1)
-
-    go(empty_state(p), 0)
-    return best
+    layers, tries, uses = len(p.layers), p.tables.tries, p.tables.layers["uses"]
+    cores = itertools.product(*[np.flatnonzero(row) for row in tries])
+    ways = [
+        Rules(np.array(chosen)[:, None] == np.arange(tries.shape[1]), keep, modes)
+        for chosen in cores
+        for keep in itertools.product(*[keeps if uses[i] else (OUTER,) for i in range(layers)])
+        for modes in itertools.product((WAIT, SPECULATE), repeat=len(p.rates) - 1)
+    ]
+    found = [search(p, replace(rules, modes=(*rules.modes, WAIT)), GOALS[objective], width=1)[0] for rules in ways]
+    return min(OBJECTIVES[objective](*schedule.expected) for schedule in found)
 
 
 def price(cost: NetworkCost, objective: str) -> float:
@@ -294,7 +281,7 @@ def test_within_five_percent_of_exhaustive_search_on_eight_layers(objective: str
         costs = random_costs(workload, 3, seed, alike=seed % 7 == 0)
         rates = rates_for(workload, seed)
         problem = build_problem(workload, accelerator, costs, rates, {})
-        optimum = exhaustive(problem, objective, keeps=(Keep.STAY,))[0]
+        optimum = exhaustive(problem, objective, keeps=(STAY,))[0]
         assert score_of(workload, accelerator, costs, objective, exit_rates=rates) <= 1.05 * optimum
 
 

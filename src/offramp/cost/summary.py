@@ -1,32 +1,34 @@
 """From a finished schedule to its price list: `NetworkCost` with layers, stages, memory peaks and the mapping."""
 
+from collections.abc import Sequence
+
+from offramp.cost.beam import Leave, Move, Schedule, Step
 from offramp.cost.model import LayerCosts
 from offramp.cost.network import LayerCost, NetworkCost, StageCost, TransferCost
 from offramp.cost.problem import Problem
-from offramp.cost.schedule import Move, State, Step
 from offramp.ir.mapping import Assignment, ExitMode, Mapping
 
 LINK, SPILL = "link", "spill"
 """Energy parts of tensors that travel between cores, and of those written out to make room."""
 
 
-def network_cost(p: Problem, state: State) -> NetworkCost:
+def network_cost(p: Problem, schedule: Schedule) -> NetworkCost:
     """The price list of a complete schedule."""
-    steps = state.path()
-    modes = tuple(ExitMode.SPECULATE if x.speculates else ExitMode.WAIT for x in state.exits[:-1])
-    mapping = Mapping(assignments=tuple(a for s in steps for a in _assignments(p, s)), exit_modes=modes)
+    steps, exits = schedule.path(), schedule.exits()
+    modes = tuple([ExitMode.SPECULATE if x.speculates else ExitMode.WAIT for x in exits[:-1]])
+    mapping = Mapping(assignments=tuple([a for s in steps for a in _assignments(p, s)]), exit_modes=modes)
     return NetworkCost(
         name=p.workload.name,
         accelerator=p.accelerator.name,
         clock_mhz=p.accelerator.clock_mhz,
         mapping=mapping,
-        layers=tuple(_layer_cost(p, step) for step in steps),
-        stages=tuple(_stage_cost(p, state, steps, i) for i in range(len(p.rates))),
+        layers=_layer_costs(p, steps),
+        stages=tuple([_stage_cost(p, x, steps, i) for i, x in enumerate(exits)]),
         macs=p.workload.macs,
         peak_bytes=_peak_bytes(p),
         level_bytes=_level_bytes(p, steps),
         exit_rates=p.rates,
-        transfers=tuple(_transfer(p, step, move) for step in steps for move in step.moves),
+        transfers=tuple([_transfer(p, step, move) for step in steps for move in step.moves]),
     )
 
 
@@ -51,11 +53,16 @@ def _transfer(p: Problem, step: Step, move: Move) -> TransferCost:
     )
 
 
-def _layer_cost(p: Problem, step: Step) -> LayerCost:
+def _layer_costs(p: Problem, steps: Sequence[Step]) -> tuple[LayerCost, ...]:
+    where = p.tables.layers[["stage", "branch"]].tolist()
+    return tuple([_layer_cost(p, step, *where[step.layer]) for step in steps])
+
+
+def _layer_cost(p: Problem, step: Step, stage: int, branch: int) -> LayerCost:
     layer = p.layers[step.layer]
     costs, row, times = _priced_as(p, step)
     at = (step.variant, row, step.core)
-    parts = {name: float(values[at]) * times for name, values in costs.parts.items() if values[at]}
+    parts = {name: value * times for name, values in costs.parts.items() if (value := float(values[at]))}
     for move in step.moves:
         kind = SPILL if move.core < 0 else LINK
         parts[kind] = parts.get(kind, 0.0) + move.energy
@@ -71,8 +78,8 @@ def _layer_cost(p: Problem, step: Step) -> LayerCost:
         utilization=use * priced / (step.end - step.start) if step.end > step.start else use,
         start=step.start,
         end=step.end,
-        stage=p.stage_of[step.layer],
-        branch=p.in_branch[step.layer],
+        stage=stage,
+        branch=bool(branch),
     )
 
 
@@ -80,19 +87,20 @@ def _priced_as(p: Problem, step: Step) -> tuple[LayerCosts, int, int]:
     """The table, its row, and how many times it counts: a layer in stripes has prices of its own."""
     if not step.striped or p.fusion is None:
         return p.costs, step.layer, 1
-    stripes = p.striped[step.layer].stripes
+    stripes = p.fusion.layers[step.layer]
     return p.fusion.costs, stripes.row, stripes.count
 
 
-def _stage_cost(p: Problem, state: State, steps: list[Step], stage: int) -> StageCost:
-    backbone = [s for s in steps if p.stage_of[s.layer] == stage and not p.in_branch[s.layer]]
-    branch = [s for s in steps if p.stage_of[s.layer] == stage and p.in_branch[s.layer]]
-    x = state.exits[stage]
+def _stage_cost(p: Problem, x: Leave, steps: list[Step], stage: int) -> StageCost:
+    first = p.last_of_stage[stage - 1] + 1 if stage else 0
+    own = steps[first : p.last_of_stage[stage] + 1]
+    backbone = own[: len(p.workload.stages[stage].backbone)]
+    branch = own[len(backbone) :]
     return StageCost(
         backbone_cycles=_span(backbone),
         branch_cycles=_span(branch),
-        backbone_pj=sum(s.energy for s in backbone),
-        branch_pj=sum(s.energy for s in branch),
+        backbone_pj=sum([s.energy for s in backbone]),
+        branch_pj=sum([s.energy for s in branch]),
         cumulative_cycles=x.time,
         cumulative_pj=x.energy + x.wasted,
         wasted_pj=x.wasted,
@@ -100,42 +108,43 @@ def _stage_cost(p: Problem, state: State, steps: list[Step], stage: int) -> Stag
 
 
 def _span(steps: list[Step]) -> float:
-    return max(s.end for s in steps) - min(s.start for s in steps) if steps else 0.0
+    return max([s.end for s in steps]) - min([s.start for s in steps]) if steps else 0.0
 
 
 def _peak_bytes(p: Problem) -> int:
     """Most bytes of activations alive at once in program order: those still needed, and what the layer writes."""
-    uses = p.uses.copy()
+    table = p.tables.layers
+    uses, made, read = table["uses"].tolist(), table["output_bytes"].tolist(), table["input_bytes"].tolist()
     alive: dict[int, float] = {}
     peak = 0.0
     for i, sources in enumerate(p.inputs):
-        own_input = p.input_bytes[i] if -1 in sources else 0.0
-        peak = max(peak, sum(alive.values()) + own_input + p.output_bytes[i])
-        alive[i] = p.output_bytes[i]
-        for source in (*(s for s in sources if s >= 0), *(() if uses[i] else (i,))):
-            uses[source] -= 1
-            if uses[source] <= 0:
-                alive.pop(source, None)
+        own_input = read[i] if -1 in sources else 0.0
+        peak = max(peak, sum(alive.values()) + own_input + made[i])
+        if uses[i]:
+            alive[i] = made[i]
+        for source in sources:
+            if source >= 0:
+                uses[source] -= 1
+                if not uses[source]:
+                    del alive[source]
     return round(peak)
 
 
 def _level_bytes(p: Problem, steps: list[Step]) -> dict[str, int]:
     """Most bytes in each memory; `outer` holds all weights and, at most, the tensors of the largest layer outside."""
-    names = p.accelerator.core_names
+    names, table = p.accelerator.core_names, p.tables.layers
     peaks: dict[str, float] = {}
     for step in steps:
         costs, row, _ = _priced_as(p, step)
+        at = (step.variant, row, step.core)
         for level, values in costs.levels.items():
             key = f"{names[step.core]}.{level}"
-            peaks[key] = max(peaks.get(key, 0.0), float(values[step.variant, row, step.core]))
+            peaks[key] = max(peaks.get(key, 0.0), float(values[at]))
         memory = p.memory_of[step.core]
         if memory >= 0:
             key = p.accelerator.activation_memories[memory].name
             peaks[key] = max(peaks.get(key, 0.0), step.occupied)
-    outside = [
-        p.input_bytes[s.layer] * len(p.inputs[s.layer]) * (s.variant < 2)
-        + p.output_bytes[s.layer] * (s.variant % 2 == 0)
-        for s in steps
-    ]
-    peaks["outer"] = sum(p.weight_bytes) + max(outside, default=0.0)
+    read, made = table["read_bytes"].tolist(), table["output_bytes"].tolist()
+    outside = [read[s.layer] * (s.variant < 2) + made[s.layer] * (s.variant % 2 == 0) for s in steps]
+    peaks["outer"] = sum(table["weight_bytes"].tolist()) + max(outside, default=0.0)
     return {name: round(value) for name, value in peaks.items() if value}
