@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from offramp.cost import schedule_tables
 from offramp.cost.beam import SPECULATE, WAIT, Rules, search
 from offramp.cost.mapper import GOALS, OBJECTIVES, map_network
 from offramp.cost.model import LayerCosts
@@ -310,6 +311,27 @@ def test_speculation_follows_the_exit_rates() -> None:
     assert mostly.mapping.exit_modes == (ExitMode.WAIT,)
     assert rarely.latency_cycles < mostly.latency_cycles
     assert rarely.stages[0].wasted_pj > 0 == mostly.stages[0].wasted_pj
+
+
+def test_schedules_outgrow_the_room_that_they_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits to be freed and what is booked of the outer memory is kept in lists that are made longer when full."""
+    workload = network(7, (1, 3), residual=True)
+    for size in (8, 1100, 1 << 20):
+        accelerator, costs = chip(3, size), random_costs(workload, 3, size)
+        monkeypatch.setattr(schedule_tables, "LISTS", 64)
+        roomy = map_network(workload, accelerator, costs=costs)
+        monkeypatch.setattr(schedule_tables, "LISTS", 1)
+        assert map_network(workload, accelerator, costs=costs) == roomy
+
+
+def test_a_network_of_a_thousand_layers_on_twelve_cores_is_mapped() -> None:
+    """The last layer reads the network's input, so nothing that was booked may be forgotten before it is placed."""
+    layers = [conv(f"b{i}", f"b{i - 1}" if i else INPUT) for i in range(1000)]
+    layers.append(add("end", "b999", INPUT))
+    workload, accelerator = Workload("long", (Stage(backbone=tuple(layers)),)), chip(12, 1100)
+    cost = map_network(workload, accelerator, costs=random_costs(workload, 12, 1))
+    assert all(a.end <= b.start for a, b in pairwise(cost.layers))
+    assert cost.energy_pj == pytest.approx(sum(x.energy_pj for x in cost.layers))
 
 
 def test_a_pinned_layer_stays_on_its_core_and_a_wrong_pin_is_refused() -> None:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from offramp.cost.problem import Problem
-from offramp.cost.schedule_beam import FREELY, ROOM, score, searched
-from offramp.cost.schedule_tables import AHEAD, EXIT, SPENT, TIME, WASTED, Flags, Floats, Ints, Records
+from offramp.cost.schedule_beam import FIGURES, FREELY, ROOM, score, searched
+from offramp.cost.schedule_tables import AHEAD, EXIT, SPENT, TIME, WASTED, Flags, Ints, Records, make_room
 from offramp.errors import InternalError
 
 WORK = 3000
@@ -82,26 +82,29 @@ class Leave(NamedTuple):
 class Schedule:
     """A complete schedule.
 
-    Attributes:
-        expected: cycles, picojoules, and joules times cycles over the exits.
-        worst: cycles and picojoules of the last exit.
-        core: the one that runs all layers (-1: several do).
-        placed: how many layers were placed to find it and those found with it.
+    `placed` is how many layers were placed to find it and those found with it.
     """
 
-    expected: tuple[float, float, float]
-    worst: tuple[float, float]
-    core: int
+    _figures: list[float]
     placed: int
-    _exits: Floats
     _path: Ints
     _steps: Records
     _moves: Records
 
     @property
-    def prices(self) -> tuple[float, ...]:
-        """Expected and worst cycles, picojoules and their product."""
-        return (*self.expected, *self.worst)
+    def expected(self) -> tuple[float, float, float]:
+        """Cycles, picojoules, and joules times cycles over the exits."""
+        return (self._figures[0], self._figures[1], self._figures[2])
+
+    @property
+    def prices(self) -> list[float]:
+        """Expected cycles, picojoules and their product; cycles and picojoules of the last exit."""
+        return self._figures[:5]
+
+    @property
+    def core(self) -> int:
+        """The core that runs all layers (-1: several do)."""
+        return int(self._figures[5])
 
     def path(self) -> list[Step]:
         """The placed layers in program order."""
@@ -114,22 +117,21 @@ class Schedule:
 
     def exits(self) -> list[Leave]:
         """What a sample that leaves at each exit costs."""
-        rows = self._exits.reshape(-1, EXIT).tolist()
+        rows = [self._figures[at : at + EXIT] for at in range(FIGURES, len(self._figures), EXIT)]
         return [Leave(row[TIME], row[SPENT], row[WASTED], bool(row[AHEAD])) for row in rows]
 
 
 def search(p: Problem, rules: Rules, goal: int, width: int = 0) -> list[Schedule]:
     """Beam search in program order under `rules`: complete schedules, the best first; width 0: as fits the network."""
-    layers, t = len(p.layers), p.tables
-    width = width or max(MIN_WIDTH, min(MAX_WIDTH, WORK // layers**2))
+    width = width or max(MIN_WIDTH, min(MAX_WIDTH, WORK // len(p.layers) ** 2))
     keep, modes = np.array(rules.keep, np.int64), np.array(rules.modes, np.int64)
-    room = np.array([(goal, width, rules.serial, 0, 0, 0, 0, 0)], ROOM)[0]
-    states, figures, paths, steps, moves = searched(*t, rules.cores, keep, modes, room)
+    room = np.array([(goal, width, rules.serial, 0, 0, 0, 0, 0, 0)], ROOM)
+    cores = np.ascontiguousarray(rules.cores)  # another layout would be compiled once more
+    figures, paths, steps, moves = searched(*p.tables, cores, keep, modes, room[0])
+    *_, placed, _, layer, full = room.item()
+    if full:
+        make_room(p.tables.head, 2 * p.tables.head.lists)
+        return search(p, rules, goal, width)
     if not len(figures):
-        raise InternalError(f"no schedule for layer {p.layers[int(room.layer)].name}")
-    at, placed = int(t.head.left), int(room.placed)
-    exits = states[:, at : at + EXIT * len(p.rates)]
-    return [
-        Schedule((row[0], row[1], row[2]), (row[3], row[4]), int(row[5]), placed, left, path, steps, moves)
-        for row, left, path in zip(figures.tolist(), exits, paths, strict=False)
-    ]
+        raise InternalError(f"no schedule for layer {p.layers[layer].name}")
+    return [Schedule(row, placed, path, steps, moves) for row, path in zip(figures.tolist(), paths, strict=True)]

@@ -14,7 +14,6 @@ from functools import partial
 from operator import le
 
 import numpy as np
-from numpy.typing import NDArray
 
 from offramp.cost.beam import MAX_WIDTH, SPECULATE, WAIT, WORK, Rules, Schedule, free_rules, plain_score, search
 from offramp.cost.fusion import Fusion, find_fusion
@@ -78,12 +77,14 @@ def map_network(
         raise choose("objective", objective, OBJECTIVES, where="--objective")
     if execution not in EXECUTIONS:
         raise choose("execution", execution, EXECUTIONS, where="--execution")
+    goal = GOALS[objective]
     if not workload.layers:
         raise UserError("a network without layers", wanted="at least one layer", where=workload.name)
     exits = len(workload.stages)
     rates = (1 / exits,) * exits if exit_rates is None else checked_rates(exit_rates, exits)
     for layer in workload.layers:
-        accelerator.cores_for(layer)
+        if not any(core.supports(layer) for core in accelerator.cores):
+            accelerator.cores_for(layer)
     if costs is None:
         if cost_model is None:
             raise InternalError("map_network needs costs or a cost_model")
@@ -94,8 +95,9 @@ def map_network(
         accelerator, costs, teams = with_teams(workload.layers, accelerator, costs, cost_model)
     problem = build_problem(workload, accelerator, costs, rates, pinned or {}, fusion, teams)
     if execution == "layer-by-layer":
-        return network_cost(problem, _layer_by_layer(problem, GOALS[objective]))
-    return network_cost(problem, _best(problem, GOALS[objective]))
+        outside, _ = _greedy_cores(problem, goal)
+        return network_cost(problem, _layer_by_layer(problem, goal, outside))
+    return network_cost(problem, _best(problem, goal))
 
 
 def _best(p: Problem, goal: int) -> Schedule:
@@ -104,8 +106,9 @@ def _best(p: Problem, goal: int) -> Schedule:
     Of a product of time and energy, a schedule that makes neither larger than layer by layer is taken where it costs at
     most `PREFERENCE` more than the best and no more than everything on one core.
     """
-    serial = _layer_by_layer(p, goal)
-    plain = [serial, *_plain_answers(p, goal)]
+    outside, inside = _greedy_cores(p, goal)
+    serial = _layer_by_layer(p, goal, outside)
+    plain = [serial, *_plain_answers(p, goal, outside, inside)]
     used = [rate > 0 for rate in p.rates[:-1]]
     if not all(used):
         return _with_idle_exits(p, goal, used, plain)
@@ -152,37 +155,31 @@ def _score(schedule: Schedule, goal: int) -> Score:
     return figures
 
 
-def _greedy_cores(p: Problem, goal: int, variant: int) -> Flags:
-    """(L, C) for each layer alone the core with the best price in one variant."""
-    tries = p.tables.tries
-    finite = p.costs.cycles[variant] < np.inf
-    time, energy = (np.where(finite, costs[variant], 1.0) for costs in (p.costs.cycles, p.costs.energy_pj))
-    left = tries
+def _greedy_cores(p: Problem, goal: int) -> tuple[Flags, Flags]:
+    """(L, C) for each layer alone the core with the best price where all is outside, and where all is on chip."""
+    cycles, energy = p.costs.cycles[::3], p.costs.energy_pj[::3]  # variants 0 and 3
+    finite = cycles < np.inf
+    time, energy = np.where(finite, cycles, 1.0), np.where(finite, energy, 1.0)
+    left = np.broadcast_to(p.tables.tries, finite.shape)
     for figure in plain_score(goal, time, energy, time * energy):
         figure = np.where(finite, figure, np.inf)
-        left = left & (figure == np.where(left, figure, np.inf).min(axis=1, keepdims=True))
-    return _only(left.argmax(axis=1), len(p.memory_of))
+        left = left & (figure == np.where(left, figure, np.inf).min(axis=2, keepdims=True))
+    outside, inside = left.argmax(axis=2)[:, :, None] == np.arange(left.shape[2])
+    return outside, inside
 
 
-def _only(cores: NDArray[np.intp], count: int) -> Flags:
-    """One of `count` cores for each layer."""
-    only: Flags = cores[:, None] == np.arange(count)
-    return only
-
-
-def _layer_by_layer(p: Problem, goal: int) -> Schedule:
+def _layer_by_layer(p: Problem, goal: int, greedy: Flags) -> Schedule:
     """Each layer on the core that is best for it alone, one after another, everything through the outer memory."""
-    rules = Rules(_greedy_cores(p, goal, 0), [OUTER] * len(p.layers), [WAIT] * len(p.rates), serial=True)
-    return search(p, rules, goal, width=1)[0]
+    return search(p, Rules(greedy, [OUTER] * len(p.layers), [WAIT] * len(p.rates), serial=True), goal, width=1)[0]
 
 
-def _plain_answers(p: Problem, goal: int) -> list[Schedule]:
+def _plain_answers(p: Problem, goal: int, outside: Flags, inside: Flags) -> list[Schedule]:
     """Everything on one core (layers that it does not run on the core that is best for them), and greedy, on chip."""
-    greedy, tries = _greedy_cores(p, goal, 3), p.tables.tries
-    choices = [greedy, _greedy_cores(p, goal, 0)]
+    tries, numbers = p.tables.tries, np.arange(len(p.memory_of))
+    choices = [inside, outside]
     for core in distinct_cores(p):
         if tries[:, core].any():
-            choices.append(np.where(tries[:, core, None], np.arange(len(p.memory_of)) == core, greedy))
+            choices.append(np.where(tries[:, core, None], numbers == core, inside))
     keep, waits = [STAY] * len(p.layers), [WAIT] * len(p.rates)
     unique = {cores.tobytes(): cores for cores in choices}.values()
     return [search(p, Rules(cores, keep, waits), goal, width=1)[0] for cores in unique]

@@ -6,6 +6,7 @@ Prices, layers, cores and routes between memories and cores become records for t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from offramp.cost.fusion import Fusion
 from offramp.cost.hybrid import Teams
 from offramp.cost.model import LayerCosts
 from offramp.cost.problem_chip import ChipView, view_of_chip
-from offramp.cost.schedule_tables import CORE, HEAD, LAYER, STAGE, WAY, Flags, Ints, Records, Tables, shape_states
+from offramp.cost.schedule_tables import CORE, LAYER, STAGE, WAY, Flags, Ints, Records, Tables, head_of
 from offramp.errors import AccelerationError, choose
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.workload import INPUT, Layer, Workload
@@ -28,6 +29,7 @@ class Problem:
     """A workload of L layers, a chip of C cores (teams included) and the prices of every layer on every core.
 
     Attributes:
+        parts: of each layer its stage, and whether it belongs to the branch.
         inputs: producers of each layer by index (-1: the network's input).
         last_of_stage: the last layer of each stage (of an empty one: the last before it, or -1).
         able: (L, C) cores that can run each layer (the one that it is pinned to); `tables.tries`: those worth a try.
@@ -42,6 +44,7 @@ class Problem:
     accelerator: Accelerator
     costs: LayerCosts
     layers: tuple[Layer, ...]
+    parts: list[tuple[int, bool]]
     inputs: list[tuple[int, ...]]
     last_of_stage: list[int]
     able: Flags
@@ -73,12 +76,13 @@ def build_problem(
     index = {layer.name: i for i, layer in enumerate(layers)}
     index[INPUT] = -1
     inputs = [tuple([index[source] for source in layer.inputs]) for layer in layers]
-    sizes = [size for stage in workload.stages for size in (len(stage.backbone), len(stage.branch))]
+    sizes = [(len(stage.backbone), len(stage.branch)) for stage in workload.stages]
+    parts = [(s, bool(b)) for s, both in enumerate(sizes) for b, size in enumerate(both) for _ in range(size)]
     chip, able = view_of_chip(accelerator), _allowed(layers, accelerator, costs, pinned)
     members = _members(accelerator, teams)
     alike = _alike(chip, costs)
-    last_of_stage = (np.cumsum(sizes)[1::2] - 1).tolist()
-    table, readers = _layer_table(layers, inputs, sizes, fusion)
+    last_of_stage = [end - 1 for end in accumulate([sum(both) for both in sizes])]
+    table, readers = _layer_table(layers, inputs, parts, fusion)
     head = _head(chip, table, inputs, len(workload.stages), fusion)
     routes = chip.routes.copy()
     routes["hops"] += len(readers)
@@ -87,6 +91,7 @@ def build_problem(
         accelerator=accelerator,
         costs=costs,
         layers=layers,
+        parts=parts,
         inputs=inputs,
         last_of_stage=last_of_stage,
         able=able,
@@ -110,22 +115,21 @@ def build_problem(
 
 
 def _layer_table(
-    layers: Sequence[Layer], inputs: Sequence[tuple[int, ...]], sizes: Sequence[int], fusion: Fusion | None
+    layers: Sequence[Layer], inputs: Sequence[tuple[int, ...]], parts: Sequence[tuple[int, bool]], fusion: Fusion | None
 ) -> tuple[Records, Ints]:
-    """Records of layers, and the list of readers in which they point; `sizes` of backbones and branches in turn."""
+    """Records of layers, and the list of readers in which they point; see `Problem.parts`."""
     readers: list[list[int]] = [[] for _ in inputs]
     for i, sources in enumerate(inputs):
         for source in sources:
             if source >= 0:
                 readers[source].append(i)
-    parts = [part for part, size in enumerate(sizes) for _ in range(size)]
     rows: list[tuple[Any, ...]] = []
     at = 0
     for layer, sources, reading, part in zip(layers, inputs, readers, parts, strict=True):
         read = layer.input_elements * layer.input_bits / 8
         rows.append(
             (
-                part // 2, part % 2, len(sources), (sources[0], sources[-1]), len(reading), at,
+                *part, len(sources), (sources[0], sources[-1]), len(reading), at,
                 layer.weight_elements * layer.weight_bits / 8, read, read * len(sources),
                 layer.output_elements * layer.output_bits / 8, -1, -1, 1, 0.0, 0.0,
             )
@@ -140,14 +144,19 @@ def _layer_table(
 
 
 def _head(chip: ChipView, table: Records, inputs: Sequence[tuple[int, ...]], exits: int, fusion: Fusion | None) -> Any:
-    head = np.zeros(1, HEAD)[0]
-    head.layers, head.cores, head.exits = len(inputs), len(chip.memory_of), exits
-    head.stripes = fusion is not None
-    head.live = most_alive(inputs, table["uses"].tolist())
-    head.last_reader = max([i for i, sources in enumerate(inputs) if -1 in sources], default=-1)
-    head.outer_cycles, head.outer_read, head.outer_write = chip.outer
-    shape_states(head, len(chip.accelerator.links))
-    return head
+    outer_cycles, outer_read, outer_write = chip.outer
+    return head_of(
+        layers=len(inputs),
+        cores=len(chip.memory_of),
+        exits=exits,
+        live=most_alive(inputs, table["uses"].tolist()),
+        links=len(chip.accelerator.links),
+        stripes=fusion is not None,
+        last_reader=max([i for i, sources in enumerate(inputs) if -1 in sources], default=-1),
+        outer_cycles=outer_cycles,
+        outer_read=outer_read,
+        outer_write=outer_write,
+    )
 
 
 def most_alive(inputs: Sequence[tuple[int, ...]], uses: list[int]) -> int:
@@ -208,7 +217,7 @@ def _allowed(layers: Sequence[Layer], accelerator: Accelerator, costs: LayerCost
             if name not in known:
                 raise choose("layer", name, known, where="pinned cores")
             accelerator.core(core)
-    able: Flags = np.asarray((costs.cycles < np.inf).any(axis=0))
+    able: Flags = np.ascontiguousarray((costs.cycles < np.inf).any(axis=0))
     if not pinned and able.any(axis=1).all():
         return able
     for layer, cores in zip(layers, able, strict=True):
@@ -241,9 +250,10 @@ def _worth_a_try(able: Flags, costs: LayerCosts) -> Flags:
     Overlap cannot mend that.
     """
     cycles, energy = costs.cycles, costs.energy_pj
-    faster = (cycles[:, :, :, None] * HOPELESS < cycles[:, :, None, :]).all(axis=0)
+    faster = cycles[0, :, :, None] * HOPELESS < cycles[0, :, None, :]
     if not faster.any():
         return able
+    faster &= (cycles[1:, :, :, None] * HOPELESS < cycles[1:, :, None, :]).all(axis=0)
     cheaper = (energy[:, :, :, None] <= energy[:, :, None, :]).all(axis=0)
     hopeless: Flags = np.asarray((faster & cheaper & able[:, :, None]).any(axis=1))
     return able & ~hopeless

@@ -22,6 +22,7 @@ from offramp.cost.schedule_tables import (
     ENERGY,
     EXIT,
     FREE,
+    FULL,
     HIGH,
     LAST,
     LATEST,
@@ -103,7 +104,9 @@ def reserve(p: Record, s: Floats, start: float, need: float) -> float:
 @compiled
 def _book(p: Record, s: Floats, at: int, low: float, high: float) -> None:
     end = p.outer + TAKE * int(s[TAKEN])
-    assert end < p.width
+    if end == p.width:
+        s[FULL] = 1
+        return
     for i in range(end - 1, at - 1, -1):
         s[i + TAKE] = s[i]
     s[at + LOW], s[at + HIGH] = low, high
@@ -114,7 +117,9 @@ def _book(p: Record, s: Floats, at: int, low: float, high: float) -> None:
 def _leave_room(p: Record, s: Floats, memory: float, until: float, size: float) -> None:
     """Note that some bytes of an activation memory are in use until some time."""
     at = p.pending + PENDING * int(s[WAITING])
-    assert at < p.outer
+    if at == p.outer:
+        s[FULL] = 1
+        return
     s[at + WHERE], s[at + UNTIL], s[at + BYTES] = memory, until, size
     s[WAITING] += 1
 
@@ -128,7 +133,7 @@ def place(
 
     An output that does not fit goes to the outer memory. The new state is written to `s`, what was done to `step`
     (which says where its moves are to begin) and `moves`. False when the core's prices are infinite for every way that
-    is possible.
+    is possible. Where a list in `s` has no room left the new state is of no use and says so (FULL).
     """
     own, here = layers[layer], cores[core]
     fed = p.stripes and is_fed(p, layers, before, layer)

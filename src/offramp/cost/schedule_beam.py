@@ -25,6 +25,7 @@ from offramp.cost.schedule_tables import (
     ENERGY,
     EXIT,
     FREE,
+    FULL,
     LAST,
     LATEST,
     MEMORY,
@@ -61,14 +62,15 @@ KEEPS = 3
 
 ROOM = np.dtype((np.record, [
     ("goal", "i8"), ("width", "i8"), ("serial", "u1"), ("steps", "i8"), ("moves", "i8"), ("placed", "i8"),
-    ("most", "i8"), ("layer", "i8"),
+    ("most", "i8"), ("layer", "i8"), ("full", "u1"),
 ]))  # fmt: skip
 """What is searched for, in a beam of which width, and whether layers run one after another; how many steps and moves
-are noted so far, and how many layers were placed; how many children a state may have; the layer placed last."""
+are noted so far, and how many layers were placed; how many children a state may have; the layer placed last;
+whether rows of states were too short for it."""
 
 FIGURES = 6
 """Of a complete schedule: expected cycles, picojoules and E*T, cycles and picojoules of the last exit, and the core
-that runs all (-1: several do)."""
+that runs all (-1: several do). What is noted of exits follows."""
 
 
 @compiled
@@ -239,6 +241,9 @@ def _extend(
                 keep = options[core, k]
                 if not place(p, layers, ways, cores, routes, lists, before, s, step, moves, layer, core, keep):
                     continue
+                if s[FULL] > 0:
+                    room.full = True
+                    return 0
                 if room.serial:
                     barrier(p, s, s[LATEST])
                 s[LAST] = room.steps
@@ -380,6 +385,8 @@ def _ready(
 def _figures(p: Record, stages: Records, s: Floats, steps: Records, figures: Floats, path: Ints) -> None:
     """Note what is asked of a schedule, and its steps in program order."""
     figures[0], figures[1], figures[2] = accumulated(p, stages, s)
+    for i in range(EXIT * p.exits):
+        figures[FIGURES + i] = s[p.left + i]
     last = p.left + EXIT * (p.exits - 1)
     figures[3], figures[4] = s[last + TIME], s[last + SPENT]
     at = int(s[LAST])
@@ -397,8 +404,8 @@ def _entry(sources: str) -> Any:
     def search(
         p: Record, layers: Records, ways: Records, cores: Records, routes: Records, lists: Ints, stages: Records,
         tries: Flags, may: Flags, keeps: Ints, modes: Ints, room: Record,
-    ) -> tuple[Floats, Floats, Ints, Records, Records]:  # fmt: skip
-        """States, figures and paths of complete schedules, the best first; steps and moves that they point at."""
+    ) -> tuple[Floats, Ints, Records, Records]:  # fmt: skip
+        """Figures and paths of complete schedules, the best first; steps and moves that they point at."""
         assert sources
         options, known = np.empty((p.cores, KEEPS), np.int64), np.empty(p.cores, np.int64)
         steps, moves = np.empty(64, STEP), np.empty(64, MOVE)
@@ -439,12 +446,12 @@ def _entry(sources: str) -> Any:
             if not count:
                 break
             beam, count = kept, _prune(p, stages, beam, count, room, kept)
-        figures, paths = np.empty((count, FIGURES)), np.empty((count, p.layers), np.int64)
+        figures, paths = np.empty((count, FIGURES + EXIT * p.exits)), np.empty((count, p.layers), np.int64)
         for i in range(count):
             _figures(p, stages, beam[i], steps, figures[i], paths[i])
-        return beam, figures, paths, steps, moves
+        return figures, paths, steps, moves
 
     return entry(search)
 
 
-searched = _entry(digest("schedule*.py", "network.py"))
+searched = _entry(digest("schedule*.py", "network.py", "engine_compile.py"))

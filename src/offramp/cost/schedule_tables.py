@@ -2,7 +2,7 @@
 
 Tables are arrays of records (C structures), made once per problem by `cost.problem`. A state - a partial schedule - is
 one row of float64, so that a child is a copy of a row; where its parts lie depends on the problem and is in `HEAD`. No
-size is fixed: how long the lists in a row can get follows from the number of layers (`shape_states`).
+size is fixed: when a list in a row is full, the search is made again with rows that have room for twice as much.
 """
 
 from typing import Any, NamedTuple, TypeAlias
@@ -22,14 +22,15 @@ Records: TypeAlias = NDArray[Any]
 HEAD = np.dtype((np.record, [
     ("layers", "i8"), ("cores", "i8"), ("exits", "i8"), ("live", "i8"), ("stripes", "u1"), ("last_reader", "i8"),
     ("outer_cycles", "f8"), ("outer_read", "f8"), ("outer_write", "f8"),
-    ("links", "i8"), ("left", "i8"), ("rests", "i8"), ("pending", "i8"), ("outer", "i8"), ("width", "i8"),
+    ("links", "i8"), ("left", "i8"), ("rests", "i8"), ("pending", "i8"), ("outer", "i8"),
+    ("width", "i8"), ("lists", "i8"),
 ]))  # fmt: skip
 """A problem.
 
 layers, cores, exits: how many; live: most tensors alive at once; stripes: whether any layer may run in stripes;
 last_reader: the last layer that reads the network's input (-1: none).
 outer_cycles, outer_read, outer_write: cycles and picojoules per byte of the outer memory.
-links, left, rests, pending, outer: where these parts of a state begin; width: numbers of a state.
+links, left, rests, pending, outer: where these parts of a state begin; width: numbers of a state; lists: room in lists.
 """
 
 LAYER = np.dtype((np.record, [
@@ -80,10 +81,10 @@ MOVE = np.dtype((np.record, [
 OUTER, STAY, STREAM = 0, 1, 2
 """Where an output goes: the outer memory, the core's activation memory, or row by row to the next layer."""
 
-RELEASE, ENERGY, LATEST, PASSED, ALIVE, WAITING, TAKEN, LAST, FREE = range(9)
+RELEASE, ENERGY, LATEST, PASSED, ALIVE, WAITING, TAKEN, LAST, FULL, FREE = range(10)
 """Numbers of a state: nothing starts before RELEASE; ENERGY so far and the LATEST end; how many exits are PASSED,
-tensors ALIVE, buffers WAITING to be freed, intervals of the outer memory TAKEN; its LAST step (-1: none). From FREE on
-when each core is free, then when each link is."""
+tensors ALIVE, buffers WAITING to be freed, intervals of the outer memory TAKEN; its LAST step (-1: none); whether a
+list was FULL. From FREE on when each core is free, then when each link is."""
 
 TIME, SPENT, WASTED, AHEAD, EXIT = range(5)
 """Of an exit passed: when a sample leaves, what its layers cost, what speculation adds, whether the backbone runs on;
@@ -116,16 +117,24 @@ class Tables(NamedTuple):
     tries: Flags
 
 
-def shape_states(head: Record, links: int) -> None:
-    """Lay out the rows of states, with room for whatever a schedule of that many layers can come to.
+LISTS = 16
+"""Room in a row for what waits to be freed, and for intervals of the outer memory, to begin with."""
 
-    Every tensor leaves an activation memory once and every layer frees its buffers once. A layer and a spilled tensor
-    book the outer memory once each; a booking fills gaps between intervals and opens three at most, each of which can
-    be filled twice (when rounding leaves a sliver of it).
-    """
-    head.links = FREE + head.cores
-    head.left = head.links + links
-    head.rests = head.left + EXIT * head.exits
-    head.pending = head.rests + REST * (head.live + 1)
-    head.outer = head.pending + PENDING * (2 * head.layers + 2)
-    head.width = head.outer + TAKE * 8 * (2 * head.layers + 2)
+
+def head_of(*, layers: int, cores: int, exits: int, live: int, links: int, **others: float) -> Record:
+    """`HEAD` of a problem; `others` are its fields that have nothing to do with the lengths of lists."""
+    left = FREE + cores + links
+    rests = left + EXIT * exits
+    pending = rests + REST * (live + 1)
+    parts = {"links": FREE + cores, "left": left, "rests": rests, "pending": pending}
+    known = {"layers": layers, "cores": cores, "exits": exits, "live": live, **parts, **others}
+    head = np.array([tuple([known.get(name, 0) for name in HEAD.names or ()])], HEAD)[0]
+    make_room(head, LISTS)
+    return head
+
+
+def make_room(head: Record, lists: int) -> None:
+    """Let the lists in rows of states have that many items."""
+    head.lists = lists
+    head.outer = head.pending + PENDING * lists
+    head.width = head.outer + TAKE * lists

@@ -4,6 +4,7 @@ A mapper that may use every core must not lose to one that may use a single one.
 searches: layers on one core run one after another, so their least cycles add up; energies add up on any core.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,24 +35,31 @@ def single_core_bounds(p: Problem) -> list[tuple[float, float, float]]:
 
     One bound for each of `distinct_cores`; layers that it does not run take no time and the least energy.
     """
+    cores = distinct_cores(p)
     time, energy = _least(p, "cycles"), _least(p, "energy")
-    others = np.where(p.able, energy, np.inf).min(axis=1)
+    others = np.where(p.able, energy, np.inf).min(axis=1, keepdims=True)
+    runs = p.able[:, cores]
+    times = np.where(runs, time[:, cores], 0.0).cumsum(axis=0)
+    energies = np.where(runs, energy[:, cores], others).cumsum(axis=0)
+    exits = [(rate, last) for rate, last in zip(p.rates, p.last_of_stage, strict=True) if last >= 0]
+    rates, ends = [rate for rate, _ in exits], [last for _, last in exits]
     bounds = []
-    for core in distinct_cores(p):
-        runs = p.able[:, core]
-        times = np.cumsum(np.where(runs, time[:, core], 0.0)).tolist()
-        energies = np.cumsum(np.where(runs, energy[:, core], others)).tolist()
-        exits = [(r, times[i], energies[i]) for r, i in zip(p.rates, p.last_of_stage, strict=True) if i >= 0]
-        both = sum([rate * t * e for rate, t, e in exits]) / PICOJOULES_PER_JOULE
-        bounds.append((sum([rate * t for rate, t, _ in exits]), sum([rate * e for rate, _, e in exits]), both))
+    for ts, es in zip(times[ends].T.tolist(), energies[ends].T.tolist(), strict=True):
+        both = sum([r * t * e for r, t, e in zip(rates, ts, es, strict=True)]) / PICOJOULES_PER_JOULE
+        bounds.append((_mean(rates, ts), _mean(rates, es), both))
     return bounds
+
+
+def _mean(rates: Sequence[float], figures: Sequence[float]) -> float:
+    return sum([rate * figure for rate, figure in zip(rates, figures, strict=True)])
 
 
 def _least(p: Problem, figure: str) -> Array:
     """(L, C) least cycles or picojoules of a layer on a core, whole or in stripes, wherever its tensors rest."""
-    rows: Array = p.tables.ways[figure].min(axis=2)
-    least = rows[: len(p.layers)]
+    costs: Array = p.costs.cycles if figure == "cycles" else p.costs.energy_pj
+    least: Array = costs.min(axis=0)
     if p.fusion is not None:
         striped = p.tables.layers["row"]
-        least = np.minimum(least, rows[np.where(striped < 0, np.arange(len(striped)), striped)])
+        rows = np.where(striped < 0, np.arange(len(striped)), striped)
+        least = np.minimum(least, p.tables.ways[figure].min(axis=2)[rows])
     return least
