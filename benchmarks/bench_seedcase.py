@@ -16,12 +16,12 @@ from math import ceil
 from pathlib import Path
 from statistics import median
 
+from offramp.cost.beam import FREELY, WAIT, Rules, search
 from offramp.cost.engine import FastCostModel
-from offramp.cost.mapper import OBJECTIVES, Rules, map_network, search
+from offramp.cost.mapper import GOALS, map_network
 from offramp.cost.model import LayerCosts
 from offramp.cost.network import NetworkCost
 from offramp.cost.problem import build_problem
-from offramp.cost.schedule import Keep
 from offramp.cost.summary import network_cost
 from offramp.formats.accelerator_yaml import load_accelerator
 from offramp.ir.accelerator import Accelerator, Core, Memory, Move
@@ -224,14 +224,13 @@ def steps(workload: Workload, chip: Accelerator, rates: tuple[float, ...]) -> It
     problem = build_problem(workload, chip, costs, rates, {})
     layers, exits = len(workload.layers), len(workload.stages)
     yield "layer by layer", map_network(workload, chip, costs=costs, exit_rates=rates, execution="layer-by-layer")
-    kept: list[Keep | None] = [None] * layers
-    waits: list[bool | None] = [False] * exits
+    cores, kept, waits = problem.tables.tries, [FREELY] * layers, [WAIT] * exits
     for name, rules in (
-        ("+ retention", Rules(problem.cores_of, kept, waits, serial=True)),
-        ("+ overlap", Rules(problem.cores_of, kept, waits)),
-        ("+ speculation", Rules(problem.cores_of, kept, [None] * exits)),
+        ("+ retention", Rules(cores, kept, waits, serial=True)),
+        ("+ overlap", Rules(cores, kept, waits)),
+        ("+ speculation", Rules(cores, kept, [FREELY] * exits)),
     ):
-        yield name, network_cost(problem, search(problem, rules, OBJECTIVES["et"])[0])
+        yield name, network_cost(problem, search(problem, rules, GOALS["et"])[0])
 
 
 def gain_lines(chip: Accelerator) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The mapper: laws on random prices, exhaustive search as a reference, then real networks on shipped chips."""
 
+import itertools
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,11 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from offramp.cost.mapper import OBJECTIVES, map_network
+from offramp.cost import schedule_tables
+from offramp.cost.beam import SPECULATE, WAIT, Rules, search
+from offramp.cost.mapper import GOALS, OBJECTIVES, map_network
 from offramp.cost.model import LayerCosts
 from offramp.cost.network import NetworkCost
 from offramp.cost.problem import Problem, build_problem
-from offramp.cost.schedule import Keep, State, accumulated, empty_state, leave, place
+from offramp.cost.schedule_tables import OUTER, STAY
 from offramp.errors import AccelerationError, InternalError, UserError
 from offramp.ir.accelerator import Accelerator, ActivationMemory, Core, CoreKind, Link, Memory, Operand, Port
 from offramp.ir.mapping import ExitMode
@@ -114,33 +117,18 @@ def random_costs(workload: Workload, cores: int, seed: int, alike: bool = False)
     )
 
 
-def exhaustive(p: Problem, objective: str, keeps: tuple[Keep, ...] = (Keep.STAY, Keep.OUTER)) -> tuple[float, float]:
+def exhaustive(p: Problem, objective: str, keeps: tuple[int, ...] = (STAY, OUTER)) -> tuple[float, float]:
     """The best score of any assignment, retention and exit modes, by trying them all."""
-    best = (np.inf, np.inf)
-
-    def close(state: State, layer: int) -> list[State]:
-        states = [state]
-        for stage, last in enumerate(p.last_of_stage):
-            if last == layer:
-                ends = [s.end for s in state.path() if p.stage_of[s.layer] == stage and p.in_branch[s.layer]]
-                modes = (False, True) if stage < len(p.rates) - 1 else (False,)
-                states = [leave(s, max(ends), m) for s in states for m in modes]
-        return states
-
-    def go(state: State, layer: int) -> None:
-        nonlocal best
-        if layer == len(p.layers):
-            best = min(best, OBJECTIVES[objective](*accumulated(p, state)))
-            return
-        for core in p.cores_of[layer]:
-            for keep in keeps if p.uses[layer] else (Keep.OUTER,):
-                child = place(p, state, layer, core, keep)
-                if child is not None:
-                    for closed in close(child, layer):
-                        go(closed, layer + 1)
-
-    go(empty_state(p), 0)
-    return best
+    layers, tries, uses = len(p.layers), p.tables.tries, p.tables.layers["uses"]
+    cores = itertools.product(*[np.flatnonzero(row) for row in tries])
+    ways = [
+        Rules(np.array(chosen)[:, None] == np.arange(tries.shape[1]), keep, modes)
+        for chosen in cores
+        for keep in itertools.product(*[keeps if uses[i] else (OUTER,) for i in range(layers)])
+        for modes in itertools.product((WAIT, SPECULATE), repeat=len(p.rates) - 1)
+    ]
+    found = [search(p, replace(rules, modes=(*rules.modes, WAIT)), GOALS[objective], width=1)[0] for rules in ways]
+    return min(OBJECTIVES[objective](*schedule.expected) for schedule in found)
 
 
 def price(cost: NetworkCost, objective: str) -> float:
@@ -294,7 +282,7 @@ def test_within_five_percent_of_exhaustive_search_on_eight_layers(objective: str
         costs = random_costs(workload, 3, seed, alike=seed % 7 == 0)
         rates = rates_for(workload, seed)
         problem = build_problem(workload, accelerator, costs, rates, {})
-        optimum = exhaustive(problem, objective, keeps=(Keep.STAY,))[0]
+        optimum = exhaustive(problem, objective, keeps=(STAY,))[0]
         assert score_of(workload, accelerator, costs, objective, exit_rates=rates) <= 1.05 * optimum
 
 
@@ -323,6 +311,27 @@ def test_speculation_follows_the_exit_rates() -> None:
     assert mostly.mapping.exit_modes == (ExitMode.WAIT,)
     assert rarely.latency_cycles < mostly.latency_cycles
     assert rarely.stages[0].wasted_pj > 0 == mostly.stages[0].wasted_pj
+
+
+def test_schedules_outgrow_the_room_that_they_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits to be freed and what is booked of the outer memory is kept in lists that are made longer when full."""
+    workload = network(7, (1, 3), residual=True)
+    for size in (8, 1100, 1 << 20):
+        accelerator, costs = chip(3, size), random_costs(workload, 3, size)
+        monkeypatch.setattr(schedule_tables, "LISTS", 64)
+        roomy = map_network(workload, accelerator, costs=costs)
+        monkeypatch.setattr(schedule_tables, "LISTS", 1)
+        assert map_network(workload, accelerator, costs=costs) == roomy
+
+
+def test_a_network_of_a_thousand_layers_on_twelve_cores_is_mapped() -> None:
+    """The last layer reads the network's input, so nothing that was booked may be forgotten before it is placed."""
+    layers = [conv(f"b{i}", f"b{i - 1}" if i else INPUT) for i in range(1000)]
+    layers.append(add("end", "b999", INPUT))
+    workload, accelerator = Workload("long", (Stage(backbone=tuple(layers)),)), chip(12, 1100)
+    cost = map_network(workload, accelerator, costs=random_costs(workload, 12, 1))
+    assert all(a.end <= b.start for a, b in pairwise(cost.layers))
+    assert cost.energy_pj == pytest.approx(sum(x.energy_pj for x in cost.layers))
 
 
 def test_a_pinned_layer_stays_on_its_core_and_a_wrong_pin_is_refused() -> None:

@@ -18,9 +18,15 @@ import numba
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SOURCES = sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("engine_*.py")))).hexdigest()
-"""Digest of the engine's source."""
 
+def digest(*patterns: str) -> str:
+    """Digest of source files of this folder, as part of the key of what is compiled from them."""
+    files = {path for pattern in patterns for path in Path(__file__).parent.glob(pattern)}
+    return sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+
+
+SOURCES = digest("engine_*.py")
+"""Digest of the engine's source."""
 
 COMPILING = "offramp: compiling the pricing engine for this machine, once; this takes about a minute"
 PATIENCE = 3.0
@@ -34,7 +40,9 @@ def _tell() -> None:
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """A function that other compiled functions call."""
-    return numba.njit(error_model="numpy")(function)
+    lean: dict[str, Any] = {"no_cfunc_wrapper": True}  # no C function is made of it
+    machine: Callable[P, R] = numba.njit(error_model="numpy", **lean)(function)
+    return machine
 
 
 def entry(function: Callable[P, R]) -> Callable[P, R]:

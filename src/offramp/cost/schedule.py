@@ -1,7 +1,7 @@
-"""Placing one layer after another on a chip in time: the rules that every mapping is priced by.
+"""Placing one layer after another on a chip in time: the rules that every mapping is priced by. Compiled.
 
-A `State` is a partial schedule: layers are placed in program order, each on one core; nothing placed earlier moves.
-Rules:
+A state (`cost.schedule_tables`) is a partial schedule: layers are placed in program order, each on one core; nothing
+placed earlier moves. Rules:
 - a core runs one layer at a time; a layer starts when its inputs are where it reads them;
 - an output stays in the core's activation memory when asked to and when it fits, else it goes to the outer memory; a
   tensor that is in the way is spilled (written out, and read from there later);
@@ -11,370 +11,445 @@ Rules:
 It searches nothing; prices of layers come in as tables (`cost.problem`).
 """
 
-from enum import IntEnum
 from math import inf
-from typing import NamedTuple
 
+from offramp.cost.engine_compile import compiled
 from offramp.cost.network import PICOJOULES_PER_JOULE
-from offramp.cost.problem import Problem, Way
-
-Busy = tuple[tuple[float, float], ...]
-"""Reserved time of a shared channel: disjoint intervals in ascending order."""
-
-
-class Keep(IntEnum):
-    """Where an output goes: the outer memory, the core's activation memory, or row by row to the next layer."""
-
-    OUTER = 0
-    STAY = 1
-    STREAM = 2
-
-
-class Rest(NamedTuple):
-    """Where a live tensor rests: its activation memory (-1: none), since when there and in the outer memory, its bytes.
-
-    `streamed` tensors are there a few rows at a time: the next layer on the same core reads them as they come.
-    """
-
-    memory: int
-    ready: float
-    outer_ready: float
-    uses: int
-    size: float
-    streamed: bool
-
-
-class Move(NamedTuple):
-    """A tensor on its way from an activation memory to the core that reads it next, or out to make room (-1)."""
-
-    tensor: int
-    memory: int
-    core: int
-    start: float
-    end: float
-    energy: float
-
-
-class Step(NamedTuple):
-    """One placed layer; `occupied` are the bytes in use in its activation memory meanwhile, `keep` as it came out."""
-
-    layer: int
-    core: int
-    variant: int
-    start: float
-    end: float
-    energy: float
-    occupied: float
-    keep: Keep
-    striped: bool
-    moves: tuple[Move, ...]
+from offramp.cost.schedule_tables import (
+    AHEAD,
+    ALIVE,
+    BYTES,
+    ENERGY,
+    EXIT,
+    FREE,
+    FULL,
+    HIGH,
+    LAST,
+    LATEST,
+    LOW,
+    MEMORY,
+    OUTER,
+    OUTSIDE,
+    PASSED,
+    PENDING,
+    READY,
+    RELEASE,
+    REST,
+    SIZE,
+    SPENT,
+    STREAM,
+    STREAMED,
+    TAKE,
+    TAKEN,
+    TENSOR,
+    TIME,
+    UNTIL,
+    USES,
+    WAITING,
+    WASTED,
+    WHERE,
+    Floats,
+    Ints,
+    Record,
+    Records,
+)
 
 
-class Trail(NamedTuple):
-    """Steps as a linked list, last first, so that states share their past."""
-
-    step: Step
-    before: "Trail | None"
-
-
-class Leave(NamedTuple):
-    """A sample that leaves at an exit: when, what its layers cost, and what speculation adds."""
-
-    time: float
-    energy: float
-    wasted: float
-    speculates: bool
-
-
-class State:
-    """A partial schedule. Children share everything that they do not change."""
-
-    __slots__ = ("core_free", "energy", "exits", "latest", "link_busy", "outer", "pending", "release", "rest", "steps")
-
-    core_free: list[float]
-    release: float
-    rest: dict[int, Rest]
-    pending: tuple[tuple[int, float, float], ...]
-    outer: Busy
-    link_busy: dict[int, float]
-    energy: float
-    latest: float
-    exits: tuple[Leave, ...]
-    steps: Trail | None
-
-    def child(self) -> "State":
-        """A copy to place one more layer in."""
-        new = State()
-        new.core_free = self.core_free.copy()
-        new.release = self.release
-        new.rest = self.rest.copy()
-        new.pending = self.pending
-        new.outer = self.outer
-        new.link_busy = self.link_busy
-        new.energy = self.energy
-        new.latest = self.latest
-        new.exits = self.exits
-        new.steps = self.steps
-        return new
-
-    def path(self) -> list[Step]:
-        """The placed layers in program order."""
-        steps = []
-        node = self.steps
-        while node is not None:
-            steps.append(node.step)
-            node = node.before
-        return steps[::-1]
-
-
-def empty_state(problem: Problem) -> State:
+@compiled
+def empty_state(p: Record, s: Floats) -> None:
     """Nothing placed yet."""
-    state = State()
-    state.core_free = [0.0] * len(problem.memory_of)
-    state.release = state.energy = state.latest = 0.0
-    state.rest = {}
-    state.pending = ()
-    state.outer = ()
-    state.link_busy = {}
-    state.exits = ()
-    state.steps = None
-    return state
+    for i in range(p.pending):
+        s[i] = 0.0
+    s[LAST] = -1
 
 
-def reserve(busy: Busy, start: float, need: float) -> tuple[float, Busy]:
-    """Take the first `need` free cycles of a shared channel from `start` on; the finish and the new reservations."""
-    if not busy or busy[-1][1] <= start:
-        return start + need, (*busy, (start, start + need))
-    taken: list[tuple[float, float]] = []
-    now = start
-    for low, high in busy:
-        if high <= now:
-            continue
-        if low > now:
-            part = min(low - now, need)
-            taken.append((now, now + part))
-            need -= part
-            if need <= 0:
-                return now + part, tuple(sorted((*busy, *taken)))
-        now = high
-    taken.append((now, now + need))
-    return now + need, tuple(sorted((*busy, *taken)))
+@compiled
+def copy_state(p: Record, s: Floats, new: Floats) -> None:
+    """A copy to place one more layer in; only what is in use is copied."""
+    for i in range(p.pending + PENDING * int(s[WAITING])):
+        new[i] = s[i]
+    for i in range(p.outer, p.outer + TAKE * int(s[TAKEN])):
+        new[i] = s[i]
 
 
-def place(p: Problem, before: State, layer: int, core: int, keep: Keep) -> State | None:
+@compiled
+def rest_of(p: Record, s: Floats, tensor: int) -> int:
+    """Where in a state a live tensor is described."""
+    at = int(p.rests)
+    while s[at + TENSOR] != tensor:
+        at += REST
+    return at
+
+
+@compiled
+def reserve(p: Record, s: Floats, start: float, need: float) -> float:
+    """Take the first `need` free cycles of the outer memory from `start` on; the finish."""
+    at, now = int(p.outer), start
+    while at < p.outer + TAKE * int(s[TAKEN]):
+        low, high = s[at + LOW], s[at + HIGH]
+        if high > now:
+            if low > now:
+                part = min(low - now, need)
+                _book(p, s, at, now, now + part)
+                need -= part
+                if need <= 0:
+                    return float(now + part)
+                at += TAKE
+            now = high
+        at += TAKE
+    _book(p, s, at, now, now + need)
+    return now + need
+
+
+@compiled
+def _book(p: Record, s: Floats, at: int, low: float, high: float) -> None:
+    end = p.outer + TAKE * int(s[TAKEN])
+    if end == p.width:
+        s[FULL] = 1
+        return
+    for i in range(end - 1, at - 1, -1):
+        s[i + TAKE] = s[i]
+    s[at + LOW], s[at + HIGH] = low, high
+    s[TAKEN] += 1
+
+
+@compiled
+def _leave_room(p: Record, s: Floats, memory: float, until: float, size: float) -> None:
+    """Note that some bytes of an activation memory are in use until some time."""
+    at = p.pending + PENDING * int(s[WAITING])
+    if at == p.outer:
+        s[FULL] = 1
+        return
+    s[at + WHERE], s[at + UNTIL], s[at + BYTES] = memory, until, size
+    s[WAITING] += 1
+
+
+@compiled
+def place(
+    p: Record, layers: Records, ways: Records, cores: Records, routes: Records, lists: Ints, before: Floats, s: Floats,
+    step: Record, moves: Records, layer: int, core: int, keep: int,
+) -> bool:  # fmt: skip
     """Place `layer` on `core` after everything in `before`; `keep` says where its output should go.
 
-    An output that does not fit goes to the outer memory.
-
-    Returns:
-        The new state, or None when the core's prices are infinite for every way that is possible.
+    An output that does not fit goes to the outer memory. The new state is written to `s`, what was done to `step`
+    (which says where its moves are to begin) and `moves`. False when the core's prices are infinite for every way that
+    is possible. Where a list in `s` has no room left the new state is of no use and says so (FULL).
     """
-    memory = p.memory_of[core]
-    size = p.memory_bytes[memory] if memory >= 0 else 0
-    fed = bool(p.striped) and any(t >= 0 and before.rest[t].streamed for t in p.inputs[layer])
-    way = _way(p, layer, core, fed, keep)
-    inputs = (1, 0) if memory >= 0 and _reachable(p, before, layer, core, memory) else (0,)
-    outputs = (1,) if keep is Keep.STREAM else (1, 0) if keep and memory >= 0 else (0,)
-    for on_chip, kept in [(i, o) for i in inputs[: 1 if fed else 2] for o in outputs]:
-        own = way.input_bytes * on_chip + way.output_bytes * kept
-        if way.cycles[2 * on_chip + kept] < inf and own <= size:
-            break
-    else:
-        return None
-    s = before.child()
-    moves: list[Move] = []
-    variant = 2 * on_chip + kept
-    need = max(own, min(way.working[variant], size))
-    occupied = _make_room(p, s, layer, memory, need, on_chip, moves) if memory >= 0 else 0.0
-    free = max([s.core_free[member] for member in p.members[core]])
-    start = max(_fetch(p, s, layer, core, memory, on_chip, moves), free, s.release)
-    if memory >= 0 and s.pending:
-        start = _wait_for_room(p, s, memory, occupied, start)
-    end = _run(p, s, layer, way, start, variant)
-    if need > own and memory >= 0:
-        s.pending = (*s.pending, (memory, end, need - own))
-    energy = way.energy[variant] + sum([m.energy for m in moves])
-    went = keep if kept else Keep.OUTER
-    _commit(p, s, layer, memory if kept else -1, went, way.output_bytes, start, end, energy)
-    for member in p.members[core]:
-        s.core_free[member] = end
-    step = Step(layer, core, variant, start, end, energy, occupied, went, way.times > 1, tuple(moves))
-    s.steps = Trail(step, s.steps)
-    return s
-
-
-def _way(p: Problem, layer: int, core: int, fed: bool, keep: Keep) -> Way:
-    if not fed and keep is not Keep.STREAM:
-        return p.ways[layer][core]
-    own = p.striped[layer]
-    read = own.stripes.input_bytes if fed else p.input_bytes[layer]
-    made = own.stripes.output_bytes if keep is Keep.STREAM else p.output_bytes[layer]
-    return Way(own.cycles[core], own.energy[core], own.working[core], read, made, own.stripes.count)
-
-
-def can_stream(p: Problem, layer: int, core: int) -> bool:
-    """True when the layer may hand its output row by row to the next one on this core, whatever that does then."""
-    own = p.striped.get(layer)
-    if own is None or own.stripes.next < 0 or p.memory_of[core] < 0 or len(p.members[core]) > 1:
+    own, here = layers[layer], cores[core]
+    fed = p.stripes and is_fed(p, layers, before, layer)
+    striped = fed or keep == STREAM
+    way = ways[own.row if striped else layer, core]
+    read, made = own.read_bytes, own.output_bytes
+    if striped:
+        read = own.rows_in if fed else own.input_bytes
+        made = own.rows_out if keep == STREAM else made
+    variant, least = _variant(p, own, way, here, routes, before, core, keep, fed, read, made)
+    if variant < 0:
         return False
-    after = p.striped[own.stripes.next]
-    fits = max(own.stripes.output_bytes, after.stripes.input_bytes) <= p.memory_bytes[p.memory_of[core]]
-    return fits and core in p.cores_of[own.stripes.next] and own.cycles[core][1] < inf and after.cycles[core][2] < inf
+    copy_state(p, before, s)
+    on_chip, kept, memory = variant >= 2, variant % 2 == 1, here.memory
+    step.layer, step.core, step.variant, step.occupied, step.count = layer, core, variant, 0.0, 0
+    need = max(least, min(way.working[variant], here.size))
+    if memory >= 0:
+        step.occupied = _make_room(p, own, here, routes, s, need, on_chip, step, moves)
+    start = max(_fetch(p, layers, routes, lists, s, layer, core, memory, on_chip, step, moves), s[RELEASE])
+    for i in range(here.count):
+        start = max(start, s[FREE + here.members[i]])
+    if memory >= 0 and s[WAITING] > 0:
+        start = _wait_for_room(p, s, here, step.occupied, start)
+    end = _run(p, own, way, s, start, variant, own.times if striped else 1, read)
+    if need > least and memory >= 0:
+        _leave_room(p, s, memory, end, need - least)
+    moved = 0.0
+    for i in range(step.first, step.first + step.count):
+        moved += moves[i].energy
+    step.start, step.end, step.energy = start, end, way.energy[variant] + moved
+    step.keep, step.striped = keep if kept else OUTER, striped and own.times > 1
+    _commit(p, own, s, step, memory if kept else -1, made)
+    for i in range(here.count):
+        s[FREE + here.members[i]] = end
+    return True
 
 
-def _reachable(p: Problem, s: State, layer: int, core: int, memory: int) -> bool:
+@compiled
+def is_fed(p: Record, layers: Records, s: Floats, layer: int) -> bool:
+    """Whether an input of a layer comes row by row."""
+    own, fed = layers[layer], False
+    for i in range(own.count):
+        if own.inputs[i] >= 0:
+            fed |= s[rest_of(p, s, own.inputs[i]) + STREAMED] > 0
+    return fed
+
+
+@compiled
+def _variant(
+    p: Record, own: Record, way: Record, here: Record, routes: Records, s: Floats, core: int, keep: int, fed: bool,
+    read: float, made: float,
+) -> tuple[int, float]:  # fmt: skip
+    """The first way to run a layer that is possible (-1: none), the most on chip first, and its bytes there."""
+    reachable = here.memory >= 0 and _reachable(p, own, routes, s, core, here.memory)
+    for on_chip in (1, 0):
+        if (on_chip and not reachable) or (not on_chip and fed and reachable):
+            continue
+        for kept in (1, 0):
+            if (kept and (keep == OUTER or here.memory < 0)) or (not kept and keep == STREAM):
+                continue
+            least = read * on_chip + made * kept
+            if way.cycles[2 * on_chip + kept] < inf and least <= here.size:
+                return 2 * on_chip + kept, least
+    return -1, 0.0
+
+
+@compiled
+def can_stream(layers: Records, ways: Records, cores: Records, tries: Records, layer: int, core: int) -> bool:
+    """True when the layer may hand its output row by row to the next one on this core, whatever that does then."""
+    own, here = layers[layer], cores[core]
+    if own.row < 0 or own.next < 0 or here.memory < 0 or here.count > 1:
+        return False
+    after = layers[own.next]
+    if max(own.rows_out, after.rows_in) > here.size or not tries[own.next, core]:
+        return False
+    return bool(ways[own.row, core].cycles[1] < inf and ways[after.row, core].cycles[2] < inf)
+
+
+@compiled
+def _reachable(p: Record, own: Record, routes: Records, s: Floats, core: int, memory: int) -> bool:
     """True when every input is in this core's memory or in one with a route to it."""
-    for source in p.inputs[layer]:
-        if source < 0:
+    for i in range(own.count):
+        if own.inputs[i] < 0:
             return False
-        rest = s.rest[source]
-        if rest.memory != memory and (rest.memory < 0 or p.routes[rest.memory][core] is None):
+        rests = int(s[rest_of(p, s, own.inputs[i]) + MEMORY])
+        if rests != memory and (rests < 0 or not routes[rests, core].known):
             return False
     return True
 
 
-def _make_room(p: Problem, s: State, layer: int, memory: int, need: float, on_chip: int, moves: list[Move]) -> float:
+@compiled
+def _make_room(
+    p: Record, own: Record, here: Record, routes: Records, s: Floats, need: float, on_chip: bool, step: Record,
+    moves: Records,
+) -> float:  # fmt: skip
     """Bytes in use in an activation memory during the layer, which needs `need` itself; spills the largest others."""
-    own = p.inputs[layer] if on_chip else ()
-    others = [(r.size, t) for t, r in s.rest.items() if r.memory == memory and t not in own]
-    held = sum(size for size, _ in others)
-    others.sort()
-    while others and held + need > p.memory_bytes[memory]:
-        size, victim = others.pop()
-        _spill(p, s, victim, moves)
-        held -= size
+    held = 0.0
+    for at in range(p.rests, p.rests + REST * int(s[ALIVE]), REST):
+        if s[at + MEMORY] == here.memory and not (on_chip and _reads(own, s[at + TENSOR])):
+            held += s[at + SIZE]
+    while held + need > here.size:
+        victim = -1
+        for at in range(p.rests, p.rests + REST * int(s[ALIVE]), REST):
+            if s[at + MEMORY] != here.memory or (on_chip and _reads(own, s[at + TENSOR])):
+                continue
+            if victim < 0 or s[at + SIZE] >= s[victim + SIZE]:  # of equals the one made last
+                victim = at
+        if victim < 0:
+            break
+        _spill(p, routes, s, victim, step, moves)
+        held -= s[victim + SIZE]
     return held + need
 
 
-def _spill(p: Problem, s: State, tensor: int, moves: list[Move]) -> None:
+@compiled
+def _reads(own: Record, tensor: float) -> bool:
+    reads = False
+    for i in range(own.count):
+        reads |= own.inputs[i] == tensor
+    return reads
+
+
+@compiled
+def _move(
+    step: Record, moves: Records, tensor: int, memory: int, core: int, start: float, end: float, pj: float
+) -> None:
+    one = moves[step.first + step.count]
+    one.tensor, one.memory, one.core, one.start, one.end, one.energy = tensor, memory, core, start, end, pj
+    step.count += 1
+
+
+@compiled
+def _spill(p: Record, routes: Records, s: Floats, at: int, step: Record, moves: Records) -> None:
     """Move a tensor from its activation memory to the outer memory; the energy is billed at once."""
-    rest = s.rest[tensor]
-    size = rest.size
-    finish = rest.outer_ready
+    size, memory, finish = s[at + SIZE], int(s[at + MEMORY]), s[at + OUTSIDE]
     if finish == inf:
-        start = max(rest.ready, s.release)
-        finish, s.outer = reserve(s.outer, start, size * p.outer_cycles)
-        energy = size * (p.outer_write + p.memory_read[rest.memory])
-        moves.append(Move(tensor, rest.memory, -1, start, finish, energy))
-    s.pending = (*s.pending, (rest.memory, finish, size))
-    s.rest[tensor] = rest._replace(memory=-1, outer_ready=finish)
+        start = max(s[at + READY], s[RELEASE])
+        finish = reserve(p, s, start, size * p.outer_cycles)
+        energy = size * (p.outer_write + routes[memory, 0].read_pj)
+        _move(step, moves, int(s[at + TENSOR]), memory, -1, start, finish, energy)
+    _leave_room(p, s, memory, finish, size)
+    s[at + MEMORY], s[at + OUTSIDE] = -1, finish
 
 
-def _fetch(p: Problem, s: State, layer: int, core: int, memory: int, on_chip: int, moves: list[Move]) -> float:
+@compiled
+def _fetch(
+    p: Record, layers: Records, routes: Records, lists: Ints, s: Floats, layer: int, core: int, memory: int,
+    on_chip: bool, step: Record, moves: Records,
+) -> float:  # fmt: skip
     """Bring the inputs to where the layer reads them; the time at which all are there."""
-    ready = 0.0
-    for source in p.inputs[layer]:
-        if source < 0:
+    own, ready = layers[layer], 0.0
+    for i in range(own.count):
+        if own.inputs[i] < 0:
             continue
-        rest = s.rest[source]
+        at = rest_of(p, s, own.inputs[i])
         if not on_chip:
-            if rest.outer_ready == inf:
-                _spill(p, s, source, moves)
-            ready = max(ready, s.rest[source].outer_ready)
-        elif rest.memory == memory:
-            ready = max(ready, rest.ready)
+            if s[at + OUTSIDE] == inf:
+                _spill(p, routes, s, at, step, moves)
+            ready = max(ready, s[at + OUTSIDE])
+        elif s[at + MEMORY] == memory:
+            ready = max(ready, s[at + READY])
         else:
-            ready = max(ready, _travel(p, s, source, core, moves))
+            size = layers[own.inputs[i]].output_bytes
+            ready = max(ready, _travel(p, routes, lists, s, at, core, size, step, moves))
     return ready
 
 
-def _travel(p: Problem, s: State, source: int, core: int, moves: list[Move]) -> float:
+@compiled
+def _travel(
+    p: Record, routes: Records, lists: Ints, s: Floats, at: int, core: int, size: float, step: Record, moves: Records
+) -> float:
     """Send a tensor over links to the core that reads it; the arrival."""
-    rest = s.rest[source]
-    route = p.routes[rest.memory][core]
-    assert route is not None
-    size = p.output_bytes[source]
-    start = max(rest.ready, s.release, *(s.link_busy.get(i, 0.0) for i in route.links))
+    memory, start = int(s[at + MEMORY]), max(s[at + READY], s[RELEASE])
+    route = routes[memory, core]
+    for i in range(route.hops, route.hops + route.count):
+        start = max(start, s[p.links + lists[i]])
     end = start + size * route.cycles_per_byte
-    s.link_busy = {**s.link_busy, **dict.fromkeys(route.links, end)}
-    moves.append(Move(source, rest.memory, core, start, end, size * route.pj_per_byte))
-    return end
+    for i in range(route.hops, route.hops + route.count):
+        s[p.links + lists[i]] = end
+    _move(step, moves, int(s[at + TENSOR]), memory, core, start, end, size * route.pj_per_byte)
+    return float(end)
 
 
-def _wait_for_room(p: Problem, s: State, memory: int, occupied: float, start: float) -> float:
+@compiled
+def _wait_for_room(p: Record, s: Floats, here: Record, occupied: float, start: float) -> float:
     """The first time from `start` on at which enough of what was freed has really gone."""
-    leaving = sorted((end, size) for m, end, size in s.pending if m == memory and end > start)
-    total = occupied + sum(size for _, size in leaving)
-    for end, size in leaving:
-        if total <= p.memory_bytes[memory]:
-            break
-        start = end
-        total -= size
+    _sort_pending(p, s)
+    begin, end = p.pending, p.pending + PENDING * int(s[WAITING])
+    leaving = 0.0
+    for at in range(begin, end, PENDING):
+        if s[at + WHERE] == here.memory and s[at + UNTIL] > start:
+            leaving += s[at + BYTES]
+    total, first = occupied + leaving, start
+    for at in range(begin, end, PENDING):
+        if s[at + WHERE] == here.memory and s[at + UNTIL] > first:
+            if total <= here.size:
+                break
+            start = s[at + UNTIL]
+            total -= s[at + BYTES]
     return start
 
 
-def _run(p: Problem, s: State, layer: int, way: Way, start: float, variant: int) -> float:
+@compiled
+def _sort_pending(p: Record, s: Floats) -> None:
+    """Put what waits to be freed in the order of time, then of size."""
+    for end in range(p.pending + PENDING, p.pending + PENDING * int(s[WAITING]), PENDING):
+        where, until, size = s[end + WHERE], s[end + UNTIL], s[end + BYTES]
+        at = end
+        while at > p.pending:
+            other = at - PENDING
+            if s[other + UNTIL] < until or (s[other + UNTIL] == until and s[other + BYTES] <= size):
+                break
+            for i in range(PENDING):
+                s[at + i] = s[other + i]
+            at = other
+        s[at + WHERE], s[at + UNTIL], s[at + BYTES] = where, until, size
+
+
+@compiled
+def _run(p: Record, own: Record, way: Record, s: Floats, start: float, variant: int, times: int, read: float) -> float:
     """The end of a layer that shares the outer memory with whatever runs beside it."""
-    outer_bytes = p.weight_bytes[layer] * way.times
+    outer_bytes = own.weight_bytes * times
     if variant < 2:
-        outer_bytes += way.input_bytes
+        outer_bytes += read
     if variant % 2 == 0:
-        outer_bytes += p.output_bytes[layer]
+        outer_bytes += own.output_bytes
     cycles = way.cycles[variant]
-    finish, s.outer = reserve(s.outer, start, min(outer_bytes * p.outer_cycles, cycles))
-    return max(start + cycles, finish)
+    finish = reserve(p, s, start, min(outer_bytes * p.outer_cycles, cycles))
+    end: float = max(start + cycles, finish)
+    return end
 
 
-def _commit(
-    p: Problem, s: State, layer: int, memory: int, keep: Keep, size: float, start: float, end: float, energy: float
-) -> None:
+@compiled
+def _commit(p: Record, own: Record, s: Floats, step: Record, memory: int, size: float) -> None:
     """Write a placed layer into the state: clocks, energy, waste of open decisions, and who still needs what."""
-    s.latest = max(s.latest, end)
-    s.energy += energy
-    if s.exits and start < s.exits[-1].time:
-        s.exits = tuple(x._replace(wasted=x.wasted + energy) if start < x.time else x for x in s.exits)
-    for source in p.inputs[layer]:
-        if source < 0:
-            continue
-        rest = s.rest[source]
-        if rest.uses > 1:
-            s.rest[source] = rest._replace(uses=rest.uses - 1)
-            continue
-        del s.rest[source]
-        if rest.memory >= 0:
-            s.pending = (*s.pending, (rest.memory, end, rest.size))
-    if p.uses[layer]:
-        outer = end if memory < 0 else inf
-        s.rest[layer] = Rest(memory, end, outer, p.uses[layer], size, keep is Keep.STREAM)
-    _forget(p, s, layer)
+    s[LATEST] = max(s[LATEST], step.end)
+    s[ENERGY] += step.energy
+    for at in range(p.left, p.left + EXIT * int(s[PASSED]), EXIT):
+        if step.start < s[at + TIME]:
+            s[at + WASTED] += step.energy
+    for i in range(own.count):
+        if own.inputs[i] >= 0:
+            _use(p, s, rest_of(p, s, own.inputs[i]), step.end)
+    if own.uses:
+        at = p.rests + REST * int(s[ALIVE])
+        s[at + TENSOR], s[at + MEMORY], s[at + READY] = step.layer, memory, step.end
+        s[at + OUTSIDE] = step.end if memory < 0 else inf
+        s[at + USES], s[at + SIZE], s[at + STREAMED] = own.uses, size, step.keep == STREAM
+        s[ALIVE] += 1
+    if step.layer >= p.last_reader and s[ALIVE] > 0:
+        bound = inf  # nothing to come starts earlier than where what it reads, directly or not, was made
+        for at in range(p.rests, p.rests + REST * int(s[ALIVE]), REST):
+            bound = min(bound, s[at + READY])
+        _forget(p, s, bound)
 
 
-def _forget(p: Problem, s: State, layer: int) -> None:
-    """Drop reservations that end before anything to come can start (it reads what rests now, directly or not)."""
-    if layer < p.last_input_reader or not s.rest:
+@compiled
+def _use(p: Record, s: Floats, at: int, end: float) -> None:
+    """A reader of a tensor is done; after the last one its place is free."""
+    if s[at + USES] > 1:
+        s[at + USES] -= 1
         return
-    bound = min([r.ready for r in s.rest.values()])  # nowhere earlier than where it was made
-    if s.pending:
-        s.pending = tuple([item for item in s.pending if item[1] > bound])
-    if s.outer and s.outer[0][1] <= bound:
-        s.outer = tuple([item for item in s.outer if item[1] > bound])
+    if s[at + MEMORY] >= 0:
+        _leave_room(p, s, s[at + MEMORY], end, s[at + SIZE])
+    for i in range(at, p.rests + REST * (int(s[ALIVE]) - 1)):
+        s[i] = s[i + REST]
+    s[ALIVE] -= 1
 
 
-def barrier(s: State, time: float) -> None:
+@compiled
+def _forget(p: Record, s: Floats, bound: float) -> None:
+    """Drop reservations that end before anything to come can start."""
+    to = p.pending
+    for at in range(p.pending, p.pending + PENDING * int(s[WAITING]), PENDING):
+        if s[at + UNTIL] > bound:
+            s[to + WHERE], s[to + UNTIL], s[to + BYTES] = s[at + WHERE], s[at + UNTIL], s[at + BYTES]
+            to += PENDING
+    s[WAITING] = (to - p.pending) // PENDING
+    to = p.outer
+    for at in range(p.outer, p.outer + TAKE * int(s[TAKEN]), TAKE):
+        if s[at + HIGH] > bound:
+            s[to + LOW], s[to + HIGH] = s[at + LOW], s[at + HIGH]
+            to += TAKE
+    s[TAKEN] = (to - p.outer) // TAKE
+
+
+@compiled
+def barrier(p: Record, s: Floats, time: float) -> None:
     """Nothing that comes later starts before `time`."""
-    s.release = max(s.release, time)
-    s.pending = tuple(item for item in s.pending if item[1] > s.release)
-    s.outer = tuple(item for item in s.outer if item[1] > s.release)
+    s[RELEASE] = max(s[RELEASE], time)
+    _forget(p, s, s[RELEASE])
 
 
-def leave(s: State, decided: float, speculate: bool) -> State:
+@compiled
+def leave(p: Record, s: Floats, decided: float, speculate: bool) -> None:
     """Close a stage whose exit decides at `decided`: note its price; the backbone waits or runs ahead."""
-    new = s.child()
-    time = max(decided, s.exits[-1].time if s.exits else 0.0)
-    new.exits = (*s.exits, Leave(time, s.energy, 0.0, speculate))
+    at, time = p.left + EXIT * int(s[PASSED]), max(decided, 0.0)
+    if s[PASSED] > 0:
+        time = max(time, s[at - EXIT + TIME])
+    s[at + TIME], s[at + SPENT], s[at + WASTED], s[at + AHEAD] = time, s[ENERGY], 0.0, speculate
+    s[PASSED] += 1
     if not speculate:
-        barrier(new, time)
-    return new
+        barrier(p, s, time)
 
 
-def accumulated(p: Problem, s: State) -> tuple[float, float, float]:
+@compiled
+def accumulated(p: Record, stages: Records, s: Floats) -> tuple[float, float, float]:
     """Expected (cycles, picojoules, E*T) of a partial schedule, as if the rest of the network were free."""
-    left = p.reach[len(s.exits)] if len(s.exits) < len(p.reach) else 0.0
-    time, energy = left * s.latest, left * s.energy
-    both = left * s.latest * s.energy
-    for rate, x in zip(p.rates, s.exits, strict=False):
-        total = x.energy + x.wasted
-        time += rate * x.time
-        energy += rate * total
-        both += rate * x.time * total
+    passed = int(s[PASSED])
+    left = stages[passed].reach if passed < p.exits else 0.0
+    time, energy = left * s[LATEST], left * s[ENERGY]
+    both = left * s[LATEST] * s[ENERGY]
+    for i in range(passed):
+        at = p.left + EXIT * i
+        total = s[at + SPENT] + s[at + WASTED]
+        time += stages[i].rate * s[at + TIME]
+        energy += stages[i].rate * total
+        both += stages[i].rate * s[at + TIME] * total
     return time, energy, both / PICOJOULES_PER_JOULE
