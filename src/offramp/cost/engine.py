@@ -11,7 +11,7 @@ import numpy as np
 
 from offramp.cost.analytic import diana_costs, scalar_costs
 from offramp.cost.model import VARIANTS, CoreCosts, LayerCosts, append, infeasible, join, place, scatter, spread
-from offramp.cost.promotion import promoted, take_cheaper
+from offramp.cost.promotion import promoted, take_better
 from offramp.cost.table import table_costs
 from offramp.cost.variants import second_input_on_chip
 from offramp.ir.accelerator import Accelerator, Core, PricingModel
@@ -104,7 +104,7 @@ class FastCostModel:
             getattr(costs, name)[at] = getattr(new, name)[own]
 
     def _promote(self, costs: CoreCosts, layers: list[Layer], core: Core, chip: Accelerator) -> None:
-        """Let layers of few bits take the price of more bits where that is better."""
+        """Let layers of few bits take the cycles or the energy of more bits where that is better."""
         steps = [(i, up) for i, layer in enumerate(layers) if (up := promoted(layer)) and core.supports(up)]
         if not steps:
             return
@@ -112,7 +112,7 @@ class FastCostModel:
         above = self._remembered(replace(core, name=""), ups, core, chip)
         rows = [i for i, _ in steps]
         own = spread(costs, rows)
-        take_cheaper(own, spread(above, [ups.index(up) for _, up in steps]))
+        take_better(own, spread(above, [ups.index(up) for _, up in steps]))
         place(costs, rows, own)
 
 

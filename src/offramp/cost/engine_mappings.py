@@ -73,13 +73,16 @@ def _price(
     loads: Record, orders: Records, spending: Record, found: Records, timed: bool,
 ) -> None:  # fmt: skip
     """Price one layer."""
-    own, between, tight = 0, 0, streams
+    own, between, tight, small = 0, 0, streams, 0
     for k in range(view.choices):
         own += view.cuts[k, 2] == OWN
         between += view.cuts[k, 2] == BETWEEN
-    for row in range(rows):
-        for memory in range(view.memories):
-            tight |= view.kind[memory] == LAST and not whole[2, row, memory]
+    for memory in range(view.memories):
+        lacks = False
+        for row in range(rows):
+            lacks |= view.kind[memory] == LAST and not whole[2, row, memory]
+        tight |= lacks
+        small |= int(lacks) << memory
     room.floor, room.credit, cost = 0.0, 1.0, np.inf
     last = 2 if tight else 1 if between else 0
     for row in range(rows):
@@ -88,6 +91,15 @@ def _price(
         count = own if phase == 0 else own + between if phase == 1 else view.choices
         if (phase < 2 and streams) or (phase == 1 and not between):
             continue
+        part = (small - 1) & small if phase == 2 and not streams else 0
+        while part:  # some of the last memories that are too small taken to hold everything, not all of them
+            for row in range(rows):
+                for memory in range(view.memories):
+                    whole[0, row, memory] = whole[2, row, memory] or part >> memory & 1
+            room.floor = search(
+                view, tables, fixed, rows, view.cuts, count, whole[0], room, moves, loads, orders, spending, found, False
+            )  # fmt: skip
+            part = (part - 1) & small
         cost = search(
             view, tables, fixed, rows, view.cuts, count, whole[phase], room, moves, loads, orders, spending, found,
             phase == last and not timed,

@@ -1,9 +1,10 @@
-"""Fewer bits never cost more energy: a layer may always be kept and computed at a higher precision than it has.
+"""Fewer bits never cost more energy or cycles: a layer may always be kept and computed at a higher precision.
 
 A search that takes the fastest mapping of each precision on its own can pay more energy for four bits than for eight,
 where a hair less latency needs another mapping. So a layer is also priced one step up - first its weights, then its
-activations - and takes that price whenever its own needs more energy. The steps are those of the search space
-(weights 2, 4, 8 bits, activations 4, 7, 8); eight bits and more stand for themselves.
+activations - and takes the fewer cycles and the less energy of the two. Where these are of two mappings no single one
+need reach both: with one mapping for both, more memory could cost cycles (docs/formulas.md). The steps are those of the
+search space (weights 2, 4, 8 bits, activations 4, 7, 8); eight bits and more stand for themselves.
 """
 
 from collections.abc import Sequence
@@ -35,18 +36,17 @@ def _next(bits: int, steps: Sequence[int]) -> int:
     return next(s for s in steps if s > bits)
 
 
-def take_cheaper(costs: CoreCosts, above: CoreCosts) -> None:
-    """Replace prices in place where the step above costs less energy, or no more and fewer cycles (equal shapes)."""
-    quicker = (above.energy_pj <= costs.energy_pj) & (above.cycles < costs.cycles)
-    worse = (above.energy_pj < costs.energy_pj) | quicker
-    for own, other in (
-        (costs.cycles, above.cycles),
-        (costs.energy_pj, above.energy_pj),
-        (costs.utilization, above.utilization),
-        (costs.peak_bytes, above.peak_bytes),
+def take_better(costs: CoreCosts, above: CoreCosts) -> None:
+    """Replace cycles in place where the step above takes fewer, and energies where it needs less (equal shapes)."""
+    quicker, cheaper = above.cycles < costs.cycles, above.energy_pj < costs.energy_pj
+    for own, other, better in (
+        (costs.cycles, above.cycles, quicker),
+        (costs.utilization, above.utilization, quicker),
+        (costs.energy_pj, above.energy_pj, cheaper),
+        (costs.peak_bytes, above.peak_bytes, cheaper),
     ):
-        own[worse] = other[worse]
+        own[better] = other[better]
     for parts, others in ((costs.parts, above.parts), (costs.levels, above.levels)):
         for name in {*parts, *others}:
             own = parts.setdefault(name, np.zeros_like(costs.cycles))
-            own[worse] = others.get(name, np.zeros_like(own))[worse]
+            own[cheaper] = others.get(name, np.zeros_like(own))[cheaper]
