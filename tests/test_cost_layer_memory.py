@@ -128,6 +128,42 @@ def test_more_memory_or_bandwidth_never_costs_more_cycles_on_any_core(
     never_dearer([layer], chip, data.draw(grown(chip)))
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.data(), layers(), cores(), st.integers(2, 16), st.integers(4, 16))
+def test_more_memory_or_bandwidth_never_costs_more_cycles_at_any_bits(
+    data: st.DataObject, layer: Layer, chip: Accelerator, weights: int, activations: int
+) -> None:
+    layer = replace(layer, weight_bits=weights if layer.has_weights else activations)
+    layer = replace(layer, input_bits=activations, output_bits=activations)
+    never_dearer([layer], chip, data.draw(grown(chip)))
+
+
+def test_one_of_two_small_last_memories_grown_until_it_holds_everything_never_costs_cycles() -> None:
+    """2,810 and 3,687 cycles where the price knew only all or none of the last memories as holding everything."""
+    d1 = ["D1"]
+    below = [
+        memory("rf_I", 111, 8, [Operand.I], d1, double_buffered=True),
+        memory("rf_W", 205, 16, [Operand.W], []),
+        memory("sram_O", 44_742, 64, [Operand.O], d1),
+        memory("sram_IO", 931, 64, [Operand.I, Operand.O], d1),
+    ]
+    dram = memory("dram", 1 << 40, 8, list(Operand), d1, off_chip=True)
+    small, large = (
+        Accelerator(
+            name="two", clock_mhz=100.0,
+            cores=(
+                Core(
+                    name="core", kind=CoreKind.DIGITAL, array=Array(dimensions=(("D1", 4),), mac_pj=0.1),
+                    memories=(*below, memory("sram_W", size, 16, [Operand.W], d1), dram),
+                ),
+            ),
+        )
+        for size in (1_952, 14_664)
+    )  # fmt: skip
+    layer = replace(add("l", "a", "b", 39, 6), input_bits=7, output_bits=7)
+    never_dearer([layer], small, large)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.data(),
