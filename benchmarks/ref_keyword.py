@@ -18,14 +18,9 @@ from offramp.config import Budget
 from ref_tasks import compared, fastest, lines, summary
 
 MODEL = "models/kws_ref_model.tflite"
-SPACE = """exits:
-  0: [dsconv_gap_fc]
-  1: [dsconv_gap_fc]
-  2: [dsconv_gap_fc, maxpool_fc]
-  3: [dsconv_gap_fc, maxpool_fc]
-"""
-"""Branches that 300 samples can fit; means over the whole map say little in the early blocks of this network."""
-BUDGET = Budget(shared_epochs=150, static_epochs=1, tune_epochs=4, finish_epochs=20, finish_points=4)
+SPACE = "exits: {0: [gap_fc], 1: [gap_fc], 2: [gap_fc], 3: [gap_fc]}\n"
+"""300 samples fit a linear layer on means over the map best, in closed form (`offramp.learn.closed_form`)."""
+BUDGET = Budget(shared_epochs=1, static_epochs=1, tune_epochs=0, finish_epochs=0, finish_points=4)
 
 
 def arguments() -> argparse.Namespace:
