@@ -23,6 +23,7 @@ import offramp
 from offramp.api import Design, Point
 from offramp.config import Budget
 from offramp.data import load_dataset
+from offramp.report.run_folder import read_run
 
 SPEED_UP = 2.3
 """The goal; a point that is slower does not count."""
@@ -73,6 +74,12 @@ def most_accurate(result: Design) -> Point | None:
     """By validation, of the points that are fast enough; of equally accurate ones the slowest."""
     fast = [p for p in result.front if p.metrics.latency_ms * SPEED_UP <= result.static.metrics.latency_ms]
     return max(fast, key=lambda p: (p.metrics.accuracy_val, p.metrics.latency_ms), default=None)
+
+
+def fastest(result: Design) -> Point | None:
+    """The fastest that loses at most half a point to the static network on validation."""
+    best = read_run(result.run).best_within("latency_ms")
+    return next((p for p in result.front if best is not None and p.trial.number == best[0].number), None)
 
 
 def compared(result: Design, chosen: Point | None, seconds: float) -> dict[str, Any]:

@@ -159,19 +159,19 @@ class Maker:
         return self.dense(self.flatten(self.pool(source, (h, w), average=True)), classes, **kwargs)
 
 
-BRANCHES = ("gap_fc", "conv_gap_fc", "ds_gap_fc", "maxpool_fc", "maxpool_2fc")
+BRANCHES = ("gap_fc", "conv_gap_fc", "ds_gap_fc", "maxpool_fc", "maxpool_2fc", "avgpool_fc")
 
 
 def branch(maker: Maker, kind: str, source: str, classes: int) -> str:
-    """The five kinds of exit branch."""
+    """The kinds of exit branch."""
     c, h, w = maker.shapes[source]
     if kind == "conv_gap_fc":
         return maker.gap_fc(maker.conv(source, 16), classes)
     if kind == "ds_gap_fc":
         return maker.gap_fc(maker.conv(maker.conv(source, c, groups=c), 16, 1), classes)
-    if kind.startswith("maxpool"):
+    if "pool" in kind:
         kernel = (max(h // 4, 1), max(w // 4, 1))
-        flat = maker.flatten(maker.pool(source, kernel))
+        flat = maker.flatten(maker.pool(source, kernel, average=kind == "avgpool_fc"))
         if kind == "maxpool_2fc":
             flat = maker.dense(flat, 24, logits=False, activation=Activation.RELU6)
         return maker.dense(flat, classes)

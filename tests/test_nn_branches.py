@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from offramp.errors import UserError
 from offramp.nn.branches import BRANCHES, branch
 from offramp.nn.graph import trace_block
-from offramp.nn.layers import max_pool_to
+from offramp.nn.layers import avg_pool_to, max_pool_to
 
 
 @given(
@@ -25,10 +25,17 @@ def test_every_kind_takes_every_map(shape: tuple[int, int, int], kind: str, clas
 
 
 @given(height=st.integers(1, 60), width=st.integers(1, 60))
-def test_max_pooling_reaches_four_by_four_or_what_is_there(height: int, width: int) -> None:
-    pool, shape = max_pool_to((2, height, width), 4)
-    assert shape == (2, min(4, height), min(4, width))
-    assert tuple(pool(torch.zeros(1, 2, height, width)).shape[1:]) == shape
+def test_pooling_reaches_four_by_four_or_what_is_there(height: int, width: int) -> None:
+    for pool, shape in (max_pool_to((2, height, width), 4), avg_pool_to((2, height, width), 4)):
+        assert shape == (2, min(4, height), min(4, width))
+        assert tuple(pool(torch.zeros(1, 2, height, width)).shape[1:]) == shape
+
+
+def test_means_are_those_of_the_windows() -> None:
+    pool, _ = avg_pool_to((1, 8, 5), 4)
+    x = torch.arange(40.0).reshape(1, 1, 8, 5)
+    windows = [[x[0, 0, 2 * i : 2 * i + 2, j : j + 2].mean() for j in range(4)] for i in range(4)]
+    assert torch.equal(pool(x)[0, 0], torch.tensor(windows))
 
 
 def test_pool_and_two_linear_layers_have_the_published_sizes() -> None:
@@ -40,5 +47,5 @@ def test_pool_and_two_linear_layers_have_the_published_sizes() -> None:
 
 
 def test_unknown_kind_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown exit branch 'gap'; wanted one of conv_gap_fc"):
+    with pytest.raises(UserError, match="unknown exit branch 'gap'; wanted one of avgpool_fc, conv_gap_fc"):
         branch("gap", (16, 8, 8), 10)

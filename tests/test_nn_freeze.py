@@ -88,6 +88,21 @@ def test_every_candidate_of_a_frozen_study_ends_in_the_same_answers(tmp_path: Pa
         offramp.design("digits", network(), "diana", run=tmp_path / "run", trials=4, budget=BUDGET, subset=300)
 
 
+def test_where_every_exit_is_solved_epochs_change_nothing(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("exits: {0: [gap_fc, maxpool_fc]}\n", encoding="utf-8")
+    none = Budget(shared_epochs=1, static_epochs=1, tune_epochs=0, finish_epochs=0, finish_points=1)
+    figures = []
+    for number, budget in enumerate((none, BUDGET)):
+        found = offramp.design(
+            "digits", network(), "diana", run=tmp_path / str(number), trials=3, budget=budget, subset=300, freeze=True,
+            space=space,
+        )  # fmt: skip
+        figures.append([(t.architecture, t.details["exit_accuracies"], t.thresholds) for t in found.trials])
+    assert figures[0] == figures[1]
+    assert any(architecture.exits for architecture, _, _ in figures[0])
+
+
 def tflite(path: Path, classes: int = 10) -> Path:
     """conv 3x3 to 6 (ReLU), conv 3x3 stride 2 to 8 (ReLU), flatten, dense."""
     rng, m = np.random.default_rng(0), Model()

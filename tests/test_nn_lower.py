@@ -22,7 +22,7 @@ def counted(network: EarlyExitNetwork) -> dict[str, tuple[int, int]]:
         per_output = module.weight[0].numel() if isinstance(module, nn.Conv2d | nn.Linear) else 0
         seen[name] = (per_output * y.numel(), y.numel())
 
-    kinds = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+    kinds = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
     for name, module in network.named_modules():
         if isinstance(module, kinds):
             module.register_forward_hook(lambda m, _, y, name=name: count(name, m, y))

@@ -93,6 +93,7 @@ def test_logits_and_inputs_are_nobodys_to_prune() -> None:
         "dsconv_gap_fc": ["exit1.pw"],
         "maxpool_fc": [],
         "maxpool_2fc": ["exit1.fc1"],
+        "avgpool_fc": [],
     }
 
 

@@ -42,10 +42,11 @@ from offramp.exits.policy import PATIENCE, check_policy
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.ir.trial import Status, Trial, check_objectives
+from offramp.learn.closed_form import solve_linear_exits
 from offramp.learn.predict import accuracies, predict
 from offramp.learn.resume import EpochRecord
 from offramp.learn.supernet import Sandwich, SandwichLoss
-from offramp.learn.train import Objective, OnEpoch, TrainConfig, fit, float_recipe, shared_recipe
+from offramp.learn.train import FEW_SAMPLES, Objective, OnEpoch, TrainConfig, fit, float_recipe, shared_recipe
 from offramp.learn.weights import fill, load_weights, save_weights
 from offramp.nn.backbones import Backbone
 from offramp.nn.convert import convert
@@ -136,6 +137,7 @@ class Designer:
             tune_samples=self.budget.tune_samples,
             tune_config=TrainConfig(learning_rate=1e-3),
             frozen=config.freeze,
+            solved=config.freeze and len(dataset.train) < FEW_SAMPLES,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
         self.neutral = self.space.info.canonical(
@@ -201,19 +203,20 @@ class Designer:
             load_weights(path, network)
             return self._laid_out(network)
         checkpoint = path.with_suffix(".checkpoint")
-        fit(
-            network,
-            self.dataset.train,
-            epochs=epochs,
-            seed=seed,
-            config=(recipe or float_recipe(len(self.dataset.train))).at_batch(self.budget.batch),
-            augmentation=self.dataset.augmentation,
-            teacher=teacher,
-            objective=objective,
-            device=self.bed.device,
-            on_epoch=self._epochs(phase, epochs),
-            checkpoint=checkpoint,
-        )
+        if any(p.requires_grad for p in network.parameters()):
+            fit(
+                network,
+                self.dataset.train,
+                epochs=epochs,
+                seed=seed,
+                config=(recipe or float_recipe(len(self.dataset.train))).at_batch(self.budget.batch),
+                augmentation=self.dataset.augmentation,
+                teacher=teacher,
+                objective=objective,
+                device=self.bed.device,
+                on_epoch=self._epochs(phase, epochs),
+                checkpoint=checkpoint,
+            )
         save_weights(path, network, phase=phase, seed=str(seed))
         checkpoint.unlink(missing_ok=True)
         return self._laid_out(network)
@@ -276,6 +279,8 @@ class Designer:
         train = partial(self._train_float, "shared", network, path, epochs=epochs, seed=seed)
         if self.bed.frozen:
             freeze_backbone(network)
+            if self.bed.solved:
+                solve_linear_exits(network.to(self.bed.device), self.dataset.train, seed=seed)
             return train(recipe=TrainConfig())  # AdamW, as in `shared_recipe`
         sort_channels(network)
         late = epochs * (samples // self.budget.batch) * 2 // 3

@@ -38,7 +38,7 @@ from offramp.learn.train import TrainConfig, fit
 from offramp.nn.analog import AnalogSettings
 from offramp.nn.backbones import Backbone
 from offramp.nn.describe import describe
-from offramp.nn.freeze import freeze_backbone
+from offramp.nn.freeze import freeze_backbone, freeze_linear_branches
 from offramp.nn.lower import lower
 from offramp.nn.network import EarlyExitNetwork, build, skeleton
 from offramp.nn.quantize import PreparedNetwork, calibrate, prepare
@@ -66,6 +66,7 @@ class Testbed:
         certification: samples that only the guarantee sees: no training, no search, no choice of exits.
         tune_config, tune_epochs, tune_samples: quantization-aware training of every candidate.
         frozen: backbone and head keep their weights and quantizers; exit branches alone learn.
+        solved: so do exits that are pooling and one linear layer, whose shared weights are a closed form.
     """
 
     dataset: Dataset
@@ -83,6 +84,7 @@ class Testbed:
     tune_samples: int = 8192
     tune_config: TrainConfig
     frozen: bool = False
+    solved: bool = False
     device: str = "cpu"
 
 
@@ -182,6 +184,8 @@ def prepare_layers(bed: Testbed, architecture: Architecture, plain: EarlyExitNet
     ).to(bed.device)
     if bed.frozen:
         freeze_backbone(network)
+    if bed.solved:
+        freeze_linear_branches(network)
     return network
 
 

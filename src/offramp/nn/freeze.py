@@ -8,8 +8,10 @@ gives the same final answers.
 from torch import nn
 
 from offramp.errors import UserError
+from offramp.ir.quantized import NodeOp
 from offramp.nn.backbones import Backbone
 from offramp.nn.fold import fold_batchnorm
+from offramp.nn.graph import FusedNode
 from offramp.nn.network import EarlyExitNetwork
 from offramp.nn.outline import HEAD, block_name
 from offramp.nn.quantize import PreparedNetwork
@@ -39,6 +41,25 @@ def freeze_backbone(network: EarlyExitNetwork | PreparedNetwork) -> None:
     """No gradient for blocks and head, in place; exit branches go on learning."""
     for part in backbone_parts(network):
         part.requires_grad_(False)
+
+
+def linear_branches(network: EarlyExitNetwork | PreparedNetwork) -> list[tuple[FusedNode, ...]]:
+    """The layers of every exit branch that is pooling and one linear layer, which comes last."""
+    found = []
+    for stage in network.stage_nodes[:-1]:
+        weighted = [node for node in stage.branch if node.op in (NodeOp.CONV, NodeOp.DENSE)]
+        if weighted == [stage.branch[-1]] and weighted[0].op is NodeOp.DENSE:
+            found.append(stage.branch)
+    return found
+
+
+def freeze_linear_branches(network: EarlyExitNetwork | PreparedNetwork) -> None:
+    """No gradient for exit branches that are pooling and one linear layer, in place: they were solved."""
+    for node in (node for branch in linear_branches(network) for node in branch):
+        if isinstance(network, PreparedNetwork):
+            network.layer(node.name).requires_grad_(False)
+        else:
+            network.get_submodule(node.module).requires_grad_(False)
 
 
 def backbone_parts(network: EarlyExitNetwork | PreparedNetwork) -> list[nn.Module]:

@@ -31,7 +31,19 @@ def conv2d(
 
 def max_pool_to(shape: Shape, side: int) -> tuple[nn.MaxPool2d, Shape]:
     """Max-pooling to `side` x `side` (or what is there, when the map is smaller) with one regular window."""
-    out = [min(side, s) for s in shape[1:]]
-    stride = [s // o for s, o in zip(shape[1:], out, strict=True)]
-    kernel = [s - (o - 1) * t for s, o, t in zip(shape[1:], out, stride, strict=True)]
-    return nn.MaxPool2d((kernel[0], kernel[1]), (stride[0], stride[1])), (shape[0], out[0], out[1])
+    kernel, stride, out = _window_to(shape, side)
+    return nn.MaxPool2d(kernel, stride), out
+
+
+def avg_pool_to(shape: Shape, side: int) -> tuple[nn.AvgPool2d, Shape]:
+    """Means over the windows of `max_pool_to`."""
+    kernel, stride, out = _window_to(shape, side)
+    return nn.AvgPool2d(kernel, stride), out
+
+
+def _window_to(shape: Shape, side: int) -> tuple[tuple[int, int], tuple[int, int], Shape]:
+    """Window, its step and the pooled shape."""
+    height, width = (min(side, s) for s in shape[1:])
+    stride = (shape[1] // height, shape[2] // width)
+    kernel = (shape[1] - (height - 1) * stride[0], shape[2] - (width - 1) * stride[1])
+    return kernel, stride, (shape[0], height, width)

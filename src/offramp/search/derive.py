@@ -26,6 +26,9 @@ ACTIVATION_BITS = (4, 7, 8)
 SMALLEST_FILTER = 3
 """Smallest filter in a derived space; a file may list 1."""
 
+ASKED_FOR = ("avgpool_fc",)
+"""Branch kinds that a derived space leaves out, since weights of the zoo have no such exits; a file may list them."""
+
 MAX_WIDTH_LEVELS = 8
 """Most widths per group in a derived space; a file may list more."""
 
@@ -61,13 +64,12 @@ def derive_space(
     bits = [(x.name, BitChoice(offered[x.name], activations)) for x in [*inner, *odd]]
     analog = [core for core in accelerator.cores if core.analog is not None]
     cores = [(x.name, tuple(c.name for c in analog if takes(c, x.op))) for x in inner]
+    kinds = tuple(k for k in info.branch_kinds if k not in ASKED_FOR)
     branches = [
         (f"exit{m.index}", _branch_bits(info, m.index, accelerator, weight_bits, activations))
         for m in info.mounting_points
     ]
-    exits = tuple(
-        (m.index, tuple(k for k in info.branch_kinds if _has(info, m.index, k))) for m in info.mounting_points
-    )
+    exits = tuple((m.index, tuple(k for k in kinds if _has(info, m.index, k))) for m in info.mounting_points)
     return Space(
         info=info,
         depths=tuple(

@@ -26,7 +26,7 @@ class Features:
         self._layers = [x for x in space.info.layers if x.weights]
         self._total = float(sum(x.macs for x in self._layers) or 1)
         self._channels = {g.name: g.channels for g in space.info.width_groups}
-        self._kinds = space.info.branch_kinds
+        self._kinds = tuple(dict.fromkeys(kind for _, kinds in space.exits for kind in kinds))
         self._places = [self._place(gene) for gene in space.genes]
         self._neutral = [_numbers(gene, gene.neutral) for gene in space.genes]
         self._known: dict[Architecture, tuple[Floats, Floats]] = {}
