@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from offramp.cost.arrays import Flags, Ints, Records
 from offramp.cost.problem import Problem
 from offramp.cost.schedule_beam import FIGURES, FREELY, ROOM, score, searched
-from offramp.cost.schedule_tables import AHEAD, EXIT, SPENT, TIME, WASTED, Flags, Ints, Records, make_room
+from offramp.cost.schedule_tables import AHEAD, EXIT, SPENT, TIME, WASTED, make_room
 from offramp.errors import InternalError
 
 WORK = 3000

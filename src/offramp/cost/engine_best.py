@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from offramp.cost.arrays import Ints
 from offramp.cost.engine_compile import SOURCES, compiled, entry
 
 KEPT = 3
@@ -13,8 +13,6 @@ KEPT = 3
 LOOPS_AT, FACTORS_AT, COLUMNS = 2, 10, 18
 """Columns of a table of options: units busy, place in the order of preference, from `LOOPS_AT` on its loops (-1 after
 the last), from `FACTORS_AT` on their factors."""
-
-Ints = NDArray[np.int64]
 
 
 @compiled

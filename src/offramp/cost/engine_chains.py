@@ -9,10 +9,11 @@ larger memory may keep all that a smaller one may: from this follows that more m
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.cost.arrays import Flags, Ints, Record
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_hierarchy import OWN
 from offramp.cost.engine_tables import PLANE, partial, precision
-from offramp.cost.engine_view import DUTIES, GATES, MOST, Flags, I, Ints, O, Record, W
+from offramp.cost.engine_view import DUTIES, GATES, MOST, I, O, W
 
 CHAIN = np.dtype((np.record, [("row", "i8"), ("masks", "u1", (3, MOST + 1))]))
 """Nested sets of a row: factors below every boundary, everything below the highest one."""

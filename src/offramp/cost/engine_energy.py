@@ -7,11 +7,11 @@ the cheapest of those is a lower bound, which leaves out nearly all of the many 
 
 import numpy as np
 
+from offramp.cost.arrays import Floats, Ints, Record
 from offramp.cost.engine_chains import held_bits, reused
 from offramp.cost.engine_compile import compiled
-from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_tables import PLANE, partial
-from offramp.cost.engine_view import MOST, I, Ints, O, Record, W
+from offramp.cost.engine_view import MOST, I, O, W
 
 SPENDING = np.dtype((np.record, [("spent", "f8", (3, MOST, PLANE)), ("links", "i8", 3 * MOST + 2)]))
 """What is known of a row's energies.

@@ -7,9 +7,10 @@ every level filled as far as it goes, each at the place of the next smaller one.
 
 import numpy as np
 
+from offramp.cost.arrays import Ints, Record
 from offramp.cost.engine_chains import held_bits, tile_bits
 from offramp.cost.engine_compile import compiled
-from offramp.cost.engine_view import I, Ints, O, Record, W
+from offramp.cost.engine_view import I, O, W
 
 TURNS = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)], dtype=np.int64)
 """In which order the operands of a shared memory may be served: permutations of three."""

@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from offramp.cost.engine_layers import Floats, Rows
+from offramp.cost.arrays import Floats
+from offramp.cost.engine_layers import Rows
 from offramp.ir.accelerator import Core, InMemoryArray
 
 VDD = 0.9

@@ -6,10 +6,11 @@ loading and unloading. No energies here, and no choice between orders.
 
 import numpy as np
 
+from offramp.cost.arrays import Flags, Record
 from offramp.cost.engine_chains import loading, tile_bits, transfer
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_tables import partial
-from offramp.cost.engine_view import DUTIES, MOST, Flags, I, O, Record, W
+from offramp.cost.engine_view import DUTIES, MOST, I, O, W
 from offramp.cost.engine_windows import union_of
 
 MOVES = np.dtype((np.record, [

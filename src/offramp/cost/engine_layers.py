@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.cost.arrays import Floats
 from offramp.cost.engine_loops import Factor, loop_factors, pattern_of
 from offramp.cost.engine_spatial import INDEX, IRRELEVANT, LOOPS, Unrolling, unrollings
 from offramp.cost.layer_form import Form
 from offramp.ir.accelerator import Core, Operand
-
-Floats = NDArray[np.float64]
 
 KINDS = tuple(IRRELEVANT)
 """Kinds of layers: their loops mean different things to the operands."""

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from offramp.cost.arrays import Flags, Floats, Ints, Record, Records
 from offramp.cost.engine_chains import LOADS
 from offramp.cost.engine_compile import SOURCES, compiled, entry
 from offramp.cost.engine_energy import SPENDING, crossing
 from offramp.cost.engine_fill import held_bytes
 from offramp.cost.engine_hierarchy import BETWEEN, LAST, OWN
 from offramp.cost.engine_latency import MOVES
-from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_orders import ORDER, WISHES
 from offramp.cost.engine_search import FOUND, ROOM, search
 from offramp.cost.engine_tables import TABLE, fits_whole, tabulate
-from offramp.cost.engine_view import MEMORIES, Flags, Ints, Record, Records
+from offramp.cost.engine_view import MEMORIES
 
 CREDIT = 0.125
 """How much less a layer may cost, where memories between the array and the last ones hold parts, than where they hold
@@ -97,7 +97,8 @@ def _price(
                 for memory in range(view.memories):
                     whole[0, row, memory] = whole[2, row, memory] or part >> memory & 1
             room.floor = search(
-                view, tables, fixed, rows, view.cuts, count, whole[0], room, moves, loads, orders, spending, found, False
+                view, tables, fixed, rows, view.cuts, count, whole[0], room, moves, loads, orders, spending, found,
+                False,
             )  # fmt: skip
             part = (part - 1) & small
         cost = search(

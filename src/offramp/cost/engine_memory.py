@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.cost.arrays import Floats, Ints, Records
 from offramp.cost.engine_hierarchy import OPERANDS, Hierarchy, hierarchy_of
 from offramp.cost.engine_in_memory import array_energy
-from offramp.cost.engine_layers import Floats, Rows, rows_of
+from offramp.cost.engine_layers import Rows, rows_of
 from offramp.cost.engine_loops import FACTORS
 from offramp.cost.engine_mappings import mappings, shares
 from offramp.cost.engine_spatial import widened
-from offramp.cost.engine_view import Ints, Records, lines_of, view_of
+from offramp.cost.engine_view import lines_of, view_of
 from offramp.cost.layer_form import Form, form_of
 from offramp.cost.model import VARIANTS, CoreCosts, infeasible
 from offramp.cost.variants import core_of_variant

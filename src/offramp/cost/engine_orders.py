@@ -8,8 +8,9 @@ each operand's wishes first, innermost and on top. No costs here.
 
 import numpy as np
 
+from offramp.cost.arrays import Flags, Ints, Record, Records
 from offramp.cost.engine_compile import compiled
-from offramp.cost.engine_view import MOST, Flags, I, Ints, O, Record, Records, W
+from offramp.cost.engine_view import MOST, I, O, W
 
 WISHES = np.array([(i, *first) for i in (I, W) for first in ((O, W, I), (W, I, O), (I, O, W))], dtype=np.int64)
 """Whose reusing factors go innermost, and whose wishes for the top of its levels come first."""

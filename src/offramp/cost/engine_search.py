@@ -9,6 +9,7 @@ the least energy, also where the layer is taken to cost more.
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.cost.arrays import Flags, Ints, Record, Records
 from offramp.cost.engine_chains import allowed, bound, checks, fits, forget_duties, narrow, nests
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_energy import forget, least_spent, spent
@@ -16,7 +17,7 @@ from offramp.cost.engine_fill import TURNS, fill, turns_of
 from offramp.cost.engine_latency import cycles_of
 from offramp.cost.engine_orders import WISHES, arrange, ask, pieces, same, top_runs, unsure_memories
 from offramp.cost.engine_tables import SETS
-from offramp.cost.engine_view import MEMORIES, MOST, Flags, Ints, Record, Records
+from offramp.cost.engine_view import MEMORIES, MOST
 
 EQUAL = 1.0 + 5e-4
 """Mappings within this factor of the least cycles count as equally fast: a hair of time never buys energy."""

@@ -15,7 +15,8 @@ from operator import gt
 
 import numpy as np
 
-from offramp.cost.engine_best import COLUMNS, FACTORS_AT, LOOPS_AT, Ints, best
+from offramp.cost.arrays import Ints
+from offramp.cost.engine_best import COLUMNS, FACTORS_AT, LOOPS_AT, best
 from offramp.cost.layer_form import PREFERENCE, Form
 from offramp.ir.accelerator import Core, Memory, Move, Operand
 

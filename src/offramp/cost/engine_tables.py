@@ -7,10 +7,10 @@ is ZigZag's (Mei et al., IEEE TC 2021); docs/formulas.md writes it out.
 
 import numpy as np
 
+from offramp.cost.arrays import Flags, Floats, Record
 from offramp.cost.engine_compile import compiled
-from offramp.cost.engine_layers import Floats
 from offramp.cost.engine_spatial import INDEX, LOOPS
-from offramp.cost.engine_view import MOST, Flags, I, O, Record
+from offramp.cost.engine_view import MOST, I, O
 
 SETS = 1 << MOST
 """Sets of factors."""

@@ -4,26 +4,18 @@ Operands are I, W, O; boundary b of an operand lies below its memory level b. No
 """
 
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.cost.arrays import Record, Records
 from offramp.cost.engine_hierarchy import BETWEEN, LAST, OWN, Hierarchy, shared_memories
 from offramp.cost.engine_layers import KINDS, RELEVANT, REUSED, WINDOW_KINDS, Rows
 from offramp.errors import AccelerationError
 
 I, W, O = 0, 1, 2  # noqa: E741
 """Indices of operands."""
-
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-
-Record: TypeAlias = Any
-"""An item of `Records`: what its fields are is said beside each type of record."""
-
-Records: TypeAlias = NDArray[Any]
-"""Arrays of `VIEW`, `LINE` and the like: C structures, which compiled functions are handed by address."""
 
 MOST = 8
 """Most factors of a row, as many as there are loops; also most levels of an operand and dimensions of an array."""

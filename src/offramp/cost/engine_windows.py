@@ -7,8 +7,8 @@ arithmetic.
 
 import numpy as np
 
+from offramp.cost.arrays import Floats
 from offramp.cost.engine_compile import compiled
-from offramp.cost.engine_layers import Floats
 
 
 @compiled

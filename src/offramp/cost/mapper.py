@@ -15,6 +15,7 @@ from operator import le
 
 import numpy as np
 
+from offramp.cost.arrays import Flags
 from offramp.cost.beam import MAX_WIDTH, SPECULATE, WAIT, WORK, Rules, Schedule, free_rules, plain_score, search
 from offramp.cost.fusion import Fusion, find_fusion
 from offramp.cost.hybrid import with_teams
@@ -22,7 +23,7 @@ from offramp.cost.model import CostModel, LayerCosts
 from offramp.cost.network import NetworkCost, checked_rates
 from offramp.cost.problem import Problem, build_problem
 from offramp.cost.schedule_beam import EDP, ENERGY_FIRST, ET, FREELY, HASTIEST, HASTY, LATENCY
-from offramp.cost.schedule_tables import OUTER, STAY, Flags
+from offramp.cost.schedule_tables import OUTER, STAY
 from offramp.cost.single_core import distinct_cores, on_one_core, single_core_bounds
 from offramp.cost.summary import network_cost
 from offramp.errors import InternalError, UserError, choose

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from offramp.cost.arrays import Flags, Ints, Records
 from offramp.cost.fusion import Fusion
 from offramp.cost.hybrid import Teams
 from offramp.cost.model import LayerCosts
 from offramp.cost.problem_chip import ChipView, view_of_chip
-from offramp.cost.schedule_tables import CORE, LAYER, STAGE, WAY, Flags, Ints, Records, Tables, head_of
+from offramp.cost.schedule_tables import CORE, LAYER, STAGE, WAY, Tables, head_of
 from offramp.errors import AccelerationError, choose
 from offramp.ir.accelerator import Accelerator
 from offramp.ir.workload import INPUT, Layer, Workload

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.cost.schedule_tables import ROUTE, Ints, Records
+from offramp.cost.arrays import Ints, Records
+from offramp.cost.schedule_tables import ROUTE
 from offramp.ir.accelerator import Accelerator, Core, Memory, Operand
 
 

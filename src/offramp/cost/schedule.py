@@ -13,6 +13,7 @@ It searches nothing; prices of layers come in as tables (`cost.problem`).
 
 from math import inf
 
+from offramp.cost.arrays import Floats, Ints, Record, Records
 from offramp.cost.engine_compile import compiled
 from offramp.cost.network import PICOJOULES_PER_JOULE
 from offramp.cost.schedule_tables import (
@@ -48,10 +49,6 @@ from offramp.cost.schedule_tables import (
     WAITING,
     WASTED,
     WHERE,
-    Floats,
-    Ints,
-    Record,
-    Records,
 )
 
 

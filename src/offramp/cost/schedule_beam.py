@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from offramp.cost.arrays import Flags, Floats, Ints, Record, Records
 from offramp.cost.engine_compile import compiled, digest, entry
 from offramp.cost.schedule import (
     accumulated,
@@ -42,11 +43,6 @@ from offramp.cost.schedule_tables import (
     STREAM,
     TIME,
     WASTED,
-    Flags,
-    Floats,
-    Ints,
-    Record,
-    Records,
 )
 
 LATENCY, ENERGY_FIRST, EDP, ET, HASTY, HASTIEST = range(6)

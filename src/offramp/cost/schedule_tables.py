@@ -5,19 +5,11 @@ one row of float64, so that a child is a copy of a row; where its parts lie depe
 size is fixed: when a list in a row is full, the search is made again with rows that have room for twice as much.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-
-Record: TypeAlias = Any
-"""An item of `Records`: what its fields are is said beside each type of record."""
-
-Records: TypeAlias = NDArray[Any]
+from offramp.cost.arrays import Flags, Ints, Record, Records
 
 HEAD = np.dtype((np.record, [
     ("layers", "i8"), ("cores", "i8"), ("exits", "i8"), ("live", "i8"), ("stripes", "u1"), ("last_reader", "i8"),
