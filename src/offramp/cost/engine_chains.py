@@ -35,6 +35,8 @@ duty: (duty, mask) cycles of one transfer (-1 where not known yet), cycles that 
 of all but one, and whole bits per cycle that it asks of its port on average (nothing if it moves but once).
 """
 
+Bytes = NDArray[np.uint8]
+
 JOINT = 3
 """Group of inputs and weights that are loaded one after another."""
 
@@ -51,7 +53,7 @@ def held_bits(view: Record, t: Record, op: int, level: int, mask: int, below: in
 
 
 @compiled
-def allowed(view: Record, t: Record, op: int, b: int, whole: bool, sets: NDArray[np.uint8]) -> int:
+def allowed(view: Record, t: Record, op: int, b: int, whole: bool, sets: Bytes) -> int:
     """How many sets a memory may keep of one operand as far as that operand alone tells, written to `sets`."""
     full = t.full
     if whole or t.bits[op] == 0:
@@ -70,43 +72,38 @@ def allowed(view: Record, t: Record, op: int, b: int, whole: bool, sets: NDArray
 
 
 @compiled
-def narrow(cuts: Ints, k: int, chosen: Ints, full: int, within: Ints) -> None:
-    """Limits of a set for cut `k` by the operand's own cuts chosen before it, written to `within`.
-
-    They are: what it must hold, what it may hold, and what the cut right below it holds.
-    """
-    within[0], within[1], within[2] = 0, full, 0
-    for j in range(k):
-        if cuts[j, 0] == cuts[k, 0]:
-            if cuts[j, 1] < cuts[k, 1]:
-                within[0] |= chosen[j]
-            else:
-                within[1] &= chosen[j]
-            if cuts[j, 1] == cuts[k, 1] - 1:
-                within[2] = chosen[j]
-
-
-@compiled
-def nests(t: Record, chosen: Ints, cuts: Ints, k: int, new: int, within: Ints) -> bool:
-    """Whether a set for cut `k` nests with those `chosen` for the cuts before it and is worth keeping.
+def nested(t: Record, cuts: Ints, k: int, chosen: Ints, sets: Bytes, size: int, into: Bytes) -> int:
+    """How many sets of cut `k` nest with those `chosen` before it and are worth keeping; they are written to `into`.
 
     Worth keeping in a memory of the whole array is everything, no more than the cut below keeps, or a set with a factor
     that reuses on top.
     """
-    if within[0] & ~new or new & ~within[1]:
-        return False
-    below = 0
+    op, own, full, count = cuts[k, 0], cuts[k, 2] == OWN, t.full, 0
+    lowest, highest, beneath, stale = 0, full, 0, ~t.fresh[op]
     for j in range(k):
-        old = chosen[j]
-        both = old & new
-        if both == old:
-            if old != new:
-                below = max(below, old)
-        elif both != new:
-            return False
-    if cuts[k, 2] == OWN or new == within[2] or new == t.full:
-        return True
-    return bool(new & ~below & ~t.fresh[cuts[k, 0]] != 0)
+        if cuts[j, 0] == op:
+            if cuts[j, 1] < cuts[k, 1]:
+                lowest |= chosen[j]
+            else:
+                highest &= chosen[j]
+            if cuts[j, 1] == cuts[k, 1] - 1:
+                beneath = chosen[j]
+    for i in range(size):
+        new = int(sets[i])
+        if lowest & ~new or new & ~highest:
+            continue
+        below, nests = 0, True
+        for j in range(k):
+            both = chosen[j] & new
+            if both == chosen[j]:
+                below = max(below, both) if both != new else below
+            elif both != new:
+                nests = False
+                break
+        if nests and (own or new in (beneath, full) or new & ~below & stale):
+            into[count] = new
+            count += 1
+    return count
 
 
 @compiled

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.cost.arrays import Flags, Ints, Record, Records
-from offramp.cost.engine_chains import allowed, bound, checks, fits, forget_duties, narrow, nests
+from offramp.cost.engine_chains import allowed, bound, checks, fits, forget_duties, nested
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_energy import forget, least_spent, spent
 from offramp.cost.engine_fill import TURNS, fill, turns_of
@@ -33,18 +33,18 @@ CUTS = 3 * MOST
 """Most cuts of a core."""
 
 ROOM = np.dtype((np.record, [
-    ("unsure", "u1", MEMORIES), ("known", "i8", CUTS + 1), ("within", "i8", (CUTS, 3)), ("masks", "i8", (3, MOST + 1)),
-    ("keys", "i8", (2, MOST)), ("sets", "u1", (CUTS, SETS)), ("sizes", "i8", CUTS), ("at", "i8", CUTS),
-    ("chosen", "i8", CUTS), ("filled", "i8", (3, MOST + 1)), ("spends", "u1"), ("own", "u1"),
-    ("least", "f8"), ("limit", "f8"), ("cheapest", "f8"), ("fixed", "f8"),
-    ("soonest", "f8"), ("lowest", "f8"),
-    ("floor", "f8"), ("credit", "f8"), ("slack", "f8"),
+    ("unsure", "u1", MEMORIES), ("known", "i8", CUTS + 1), ("masks", "i8", (3, MOST + 1)), ("keys", "i8", (2, MOST)),
+    ("sets", "u1", (CUTS, SETS)), ("sizes", "i8", CUTS), ("nested", "u1", (CUTS, SETS)), ("at", "i8", CUTS),
+    ("chosen", "i8", CUTS), ("filled", "i8", (3, MOST + 1)), ("spends", "u1"), ("own", "u1"), ("least", "f8"),
+    ("limit", "f8"), ("cheapest", "f8"), ("fixed", "f8"), ("soonest", "f8"), ("lowest", "f8"), ("floor", "f8"),
+    ("credit", "f8"), ("slack", "f8"),
 ]))  # fmt: skip
 """What a search knows, and room to work in.
 
-unsure: memories that may have no room to be refilled while they are read; known: see `engine_chains.checks`; within:
-see `engine_chains.narrow`, by cut; keys: see `engine_orders.pieces`; masks, filled: sets of a chain, and scratch.
-sets, sizes, at, chosen: of every cut the sets that it may keep, how many, which is tried, and which it keeps.
+unsure: memories that may have no room to be refilled while they are read; known: see `engine_chains.checks`; keys:
+see `engine_orders.pieces`; masks, filled: sets of a chain, and scratch.
+sets, sizes: of every cut the sets that it may keep, and how many; nested, at, chosen: those that nest with the cuts
+before it, which is tried, and which it keeps.
 spends: whether this is the walk for energy; own: whether an unrolling of the core's own is as fast as the fastest.
 least: the least cycles so far; limit: most cycles that a chain is looked at for.
 cheapest: the least picojoules so far, of memories and array; fixed: those of the array for this row.
@@ -103,24 +103,23 @@ def _walk(
     for i in range(count):
         memory = view.memory[cuts[i, 0], cuts[i, 1] - 1]
         room.sizes[i] = allowed(view, t, cuts[i, 0], cuts[i, 1], whole[memory], room.sets[i])
-    k, room.at[0] = 0, room.sizes[0] if count else 1
+    k, room.at[0] = 0, 1
     if count:
-        narrow(cuts, 0, room.chosen, t.full, room.within[0])
+        room.at[0] = nested(t, cuts, 0, room.chosen, room.sets[0], room.sizes[0], room.nested[0])
     while k >= 0:
         room.at[k] -= 1
         if room.at[k] < 0:
             if count:
                 room.masks[cuts[k, 0], cuts[k, 1]] = t.full
             k -= 1
-        elif not count or _chosen(view, t, cuts, k, int(room.sets[k, room.at[k]]), room):
+        elif not count or _chosen(view, t, cuts, k, room):
             if _hopeless(view, t, cuts, k + 1, count, room, loads, spending):
                 continue
             if k + 1 >= count:
                 _ordered(view, t, room, moves, loads, orders, found)
             else:
                 k += 1
-                room.at[k] = room.sizes[k]
-                narrow(cuts, k, room.chosen, t.full, room.within[k])
+                room.at[k] = nested(t, cuts, k, room.chosen, room.sets[k], room.sizes[k], room.nested[k])
 
 
 @compiled
@@ -139,11 +138,9 @@ def _hopeless(
 
 
 @compiled
-def _chosen(view: Record, t: Record, cuts: Ints, k: int, new: int, room: Record) -> bool:
-    """Whether a cut may keep a set beside the cuts chosen before it; if so it does."""
-    if not nests(t, room.chosen, cuts, k, new, room.within[k]):
-        return False
-    room.chosen[k] = room.masks[cuts[k, 0], cuts[k, 1]] = new
+def _chosen(view: Record, t: Record, cuts: Ints, k: int, room: Record) -> bool:
+    """Let a cut keep the set that is tried; whether all that is known then has room."""
+    room.chosen[k] = room.masks[cuts[k, 0], cuts[k, 1]] = room.nested[k, room.at[k]]
     return fits(view, t, room.masks, room.known[k + 1])
 
 
