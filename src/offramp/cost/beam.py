@@ -26,8 +26,7 @@ plain_score: Callable[..., Any] = getattr(score, "py_func")  # noqa: B009
 class Rules:
     """What a search may choose: the cores of each layer, (L, C), whether outputs stay, and the mode of each exit.
 
-    `keep` and `modes` are `FREELY` where several ways are to be tried ; `serial` makes
-    layers run one after another.
+    `keep` and `modes` are `FREELY` where several ways are to be tried; `serial` makes layers run one after another.
     """
 
     cores: Flags

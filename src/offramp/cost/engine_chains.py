@@ -7,9 +7,8 @@ larger memory may keep all that a smaller one may: from this follows that more m
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from offramp.cost.arrays import Flags, Ints, Record
+from offramp.cost.arrays import Bytes, Flags, Ints, Record
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_hierarchy import OWN
 from offramp.cost.engine_tables import PLANE, partial, precision
@@ -34,8 +33,6 @@ computation; taken, idle: by port the sum of the first, and the share of time th
 duty: (duty, mask) cycles of one transfer (-1 where not known yet), cycles that all lag behind in their periods, cycles
 of all but one, and whole bits per cycle that it asks of its port on average (nothing if it moves but once).
 """
-
-Bytes = NDArray[np.uint8]
 
 JOINT = 3
 """Group of inputs and weights that are loaded one after another."""

@@ -16,7 +16,7 @@ from offramp.cost.engine_energy import SPENDING, crossing
 from offramp.cost.engine_fill import held_bytes
 from offramp.cost.engine_hierarchy import BETWEEN, LAST, OWN
 from offramp.cost.engine_latency import MOVES
-from offramp.cost.engine_orders import ORDER, WISHES
+from offramp.cost.engine_orders import ORDER, WISHES, ask, unsure_memories
 from offramp.cost.engine_search import FOUND, ROOM, search
 from offramp.cost.engine_tables import TABLE, fits_whole, tabulate
 from offramp.cost.engine_view import MEMORIES
@@ -53,6 +53,7 @@ def _mappings(
         first, rows = starts[i], starts[i + 1] - starts[i]
         for row in range(rows):
             tabulate(view, lines[first + row], tables[row])
+            ask(tables[row])
             fits_whole(outer, lines[first + row], all_of)
             for memory in range(view.memories):
                 kind = view.kind[memory]
@@ -84,6 +85,7 @@ def _price(
         tight |= lacks
         small |= int(lacks) << memory
     room.floor, room.credit, cost = 0.0, 1.0, np.inf
+    unsure_memories(view, tables, rows, room.unsure)
     last = 2 if tight else 1 if between else 0
     for row in range(rows):
         found[row].cycles = found[row].energy = np.inf

@@ -9,13 +9,13 @@ the least energy, also where the layer is taken to cost more.
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.cost.arrays import Flags, Ints, Record, Records
+from offramp.cost.arrays import Flags, Floats, Ints, Record, Records
 from offramp.cost.engine_chains import allowed, bound, checks, fits, forget_duties, nested
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_energy import forget, least_spent, spent
 from offramp.cost.engine_fill import TURNS, fill, turns_of
 from offramp.cost.engine_latency import cycles_of
-from offramp.cost.engine_orders import WISHES, arrange, ask, pieces, same, top_runs, unsure_memories
+from offramp.cost.engine_orders import WISHES, arrange, pieces, same, top_runs
 from offramp.cost.engine_tables import SETS
 from offramp.cost.engine_view import MEMORIES, MOST
 
@@ -62,7 +62,7 @@ def price(room: Record) -> float:
 
 @compiled
 def search(
-    view: Record, tables: Records, fixed: NDArray[np.float64], rows: int, cuts: Ints, count: int, whole: Flags,
+    view: Record, tables: Records, fixed: Floats, rows: int, cuts: Ints, count: int, whole: Flags,
     room: Record, moves: Record, loads: Record, orders: Records, spending: Record, found: Records, last: bool,
 ) -> float:  # fmt: skip
     """What the layer costs; if this is the last search of it, the best mapping of each row that may be its layer's
@@ -72,7 +72,6 @@ def search(
     (rows,) what the array spends. Unrollings of smaller cores count only where none of the core's own is as fast.
     """
     room.least, room.cheapest, room.own, room.spends = np.inf, np.inf, False, False
-    unsure_memories(view, tables, rows, room.unsure)
     for row in range(rows):
         room.limit = room.least * (1.0 - HAIR)
         _walk(view, tables[row], cuts, count, whole[row], room, moves, loads, orders, spending, found[row])
@@ -92,7 +91,6 @@ def _walk(
     orders: Records, spending: Record, found: Record,
 ) -> None:  # fmt: skip
     """Try all chains of a row that may be better than what is known, those that keep most first."""
-    ask(t)
     forget_duties(view, t, loads)
     for op in range(3):
         for b in range(MOST + 1):
@@ -160,7 +158,6 @@ def _ordered(
     Of equals the earlier wish, of these what keeps less.
     """
     pieces(view, t, room.masks, room.keys)
-    turns = turns_of(view, room.masks, t.full)
     for wish in range(len(WISHES)):
         order, known = orders[wish], False
         for op in range(3):
@@ -180,16 +177,16 @@ def _ordered(
                 return
         elif cycles <= room.limit:
             room.own |= not t.extra
-            _fill(view, t, wish, turns, room, order, found)
+            _fill(view, t, wish, room, order, found)
             if found.energy <= room.lowest:
                 return
 
 
 @compiled
-def _fill(view: Record, t: Record, wish: int, turns: int, room: Record, order: Record, found: Record) -> None:
+def _fill(view: Record, t: Record, wish: int, room: Record, order: Record, found: Record) -> None:
     """Keep an order, filled in the best turn, where its row has none of less energy."""
     best, least = 0, np.inf
-    for turn in range(turns):
+    for turn in range(turns_of(view, room.masks, t.full)):
         energy = _filled(view, t, turn, room, order)
         if energy < least:
             best, least = turn, energy
