@@ -51,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--space", type=Path, default=None)
     parser.add_argument("--without", default="", help="parts of the space to leave out")
     parser.add_argument("--objectives", default="accuracy,energy_uj")
+    parser.add_argument("--constraints", default="", help="bounds that candidates keep: energy_uj<=4,latency_ms<=0.1")
     parser.add_argument("--execution", default="best")
     parser.add_argument("--part", choices=PARTS, default=None)
     parser.add_argument("--point", type=int, nargs="*", default=(), help="trials to finish; the front's when not given")
@@ -126,7 +127,7 @@ def main() -> None:
     config = StudyConfig(
         data="cifar10", backbone=given.backbone, accelerator=given.accelerator, run=given.run, budget=budget,
         strategy=given.strategy, trials=given.trials, seed=given.seed, execution=given.execution, start=given.start,
-        objectives=tuple(given.objectives.split(",")),
+        objectives=tuple(given.objectives.split(",")), constraints=tuple(filter(None, given.constraints.split(","))),
     )  # fmt: skip
     full, chip = widen(open_backbone(given.backbone, dataset), given.widen), load_accelerator(given.accelerator)
     space = open_space(given.space, [part for part in given.without.split(",") if part], full, chip)

@@ -121,9 +121,14 @@ class Schedule:
         return [Leave(row[TIME], row[SPENT], row[WASTED], bool(row[AHEAD])) for row in rows]
 
 
+def beam_width(p: Problem, least: int = MIN_WIDTH) -> int:
+    """How many schedules are kept beside each other while a network of this length is placed."""
+    return max(least, min(MAX_WIDTH, WORK // len(p.layers) ** 2))
+
+
 def search(p: Problem, rules: Rules, goal: int, width: int = 0) -> list[Schedule]:
     """Beam search in program order under `rules`: complete schedules, the best first; width 0: as fits the network."""
-    width = width or max(MIN_WIDTH, min(MAX_WIDTH, WORK // len(p.layers) ** 2))
+    width = width or beam_width(p)
     keep, modes = np.array(rules.keep, np.int64), np.array(rules.modes, np.int64)
     room = np.array([(goal, width, rules.serial, 0, 0, 0, 0, 0, 0)], ROOM)
     cores = np.ascontiguousarray(rules.cores)  # another layout would be compiled once more

@@ -34,6 +34,9 @@ duty: (duty, mask) cycles of one transfer (-1 where not known yet), cycles that 
 of all but one, and whole bits per cycle that it asks of its port on average (nothing if it moves but once).
 """
 
+ENOUGH = 1.0 + 1e-9
+"""Times the idle cycles, up to which what is to be moved in them counts as moved: rounding."""
+
 JOINT = 3
 """Group of inputs and weights that are loaded one after another."""
 
@@ -212,18 +215,21 @@ def _waited(view: Record, gate: int, work: float, stall: float, loads: Record) -
     for group in (I, W, JOINT):
         whole = i[0] + i[1] + i[2] if group == I else w[0] + w[1] + w[2] if group == W else i[0] + w[0]
         rest = loads.offload + whole - sums[O, 2] - sums[group, 2]
-        hidden = _hidden(sums[O, 1] + sums[group, 1], loads.idle[gate], work, stall)
+        later = sums[O, 1] + sums[group, 1]
+        idle, _ = idle_cycles(later, loads.idle[gate], work, stall)
+        hidden = later if later <= idle * ENOUGH else idle
         most = max(most, rest + sums[O, 0] + sums[group, 0] - hidden)
     return most
 
 
 @compiled
-def _hidden(later: float, share: float, work: float, stall: float) -> float:
-    """Cycles of what moves once that a port may move during the computation and a stall (`engine_latency`)."""
-    if later <= 0.0:
-        return 0.0
-    idle = share * (work + min(stall, max(later / share - work, 0.0)))
-    return float(later if later <= idle * (1.0 + 1e-9) else idle)
+def idle_cycles(later: float, share: float, work: float, stall: float) -> tuple[float, float]:
+    """Cycles in which a port may move what moves once, and how many of them are taken from a stall.
+
+    It has a share of the computation's time to itself, and takes of a stall what `later` cycles still lack.
+    """
+    taken = min(stall, max(later / share - work, 0.0)) if later > 0.0 else 0.0
+    return share * (work + taken), taken
 
 
 @compiled

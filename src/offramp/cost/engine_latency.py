@@ -7,7 +7,7 @@ loading and unloading. No energies here, and no choice between orders.
 import numpy as np
 
 from offramp.cost.arrays import Flags, Record
-from offramp.cost.engine_chains import loading, tile_bits, transfer
+from offramp.cost.engine_chains import ENOUGH, idle_cycles, loading, tile_bits, transfer
 from offramp.cost.engine_compile import compiled
 from offramp.cost.engine_tables import partial
 from offramp.cost.engine_view import DUTIES, MOST, I, O, W
@@ -152,11 +152,8 @@ def _gate_waits(view: Record, t: Record, gate: int, stall: float, order: Record,
     if not once:
         return stall
     share, busy = max(0.0, (width - rate) / width), np.ceil(t.total * view.passes)
-    taken = 0.0
-    if need > 0.0:
-        taken = min(stall, max(need / share - busy, 0.0))
-    idle = share * (busy + taken)
-    if need > idle * (1.0 + 1e-9):
+    idle, taken = idle_cycles(need, share, busy, stall)
+    if need > idle * ENOUGH:
         _lack(view, first, last, idle, m, loads)
     return stall - taken
 

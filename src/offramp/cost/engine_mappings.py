@@ -44,7 +44,7 @@ def _mappings(
     tables, orders = np.empty(most, dtype=TABLE), np.empty(len(WISHES), dtype=ORDER)
     rooms, moves = np.empty(1, dtype=ROOM), np.empty(1, dtype=MOVES)
     loads, spending = np.empty(1, dtype=LOADS), np.empty(1, dtype=SPENDING)
-    whole, all_of = np.zeros((3, most, MEMORIES), dtype=np.bool_), np.zeros(MEMORIES, dtype=np.bool_)
+    whole, all_of = np.zeros((4, most, MEMORIES), dtype=np.bool_), np.zeros(MEMORIES, dtype=np.bool_)
     rooms[0].slack, moves[0].worst = slack, 0
     for op in range(3):
         for b in range(view.count[op]):
@@ -73,7 +73,11 @@ def _price(
     view: Record, tables: Records, fixed: Floats, rows: int, whole: Flags, streams: bool, room: Record, moves: Record,
     loads: Record, orders: Records, spending: Record, found: Records, timed: bool,
 ) -> None:  # fmt: skip
-    """Price one layer."""
+    """Price one layer.
+
+    `whole` (planes, rows, memories) says which memories are taken to hold everything in each of the three phases; the
+    fourth plane is for some of the last ones.
+    """
     own, between, tight, small = 0, 0, streams, 0
     for k in range(view.choices):
         own += view.cuts[k, 2] == OWN
@@ -97,9 +101,9 @@ def _price(
         while part:  # some of the last memories that are too small taken to hold everything, not all of them
             for row in range(rows):
                 for memory in range(view.memories):
-                    whole[0, row, memory] = whole[2, row, memory] or part >> memory & 1
+                    whole[3, row, memory] = whole[2, row, memory] or part >> memory & 1
             room.floor = search(
-                view, tables, fixed, rows, view.cuts, count, whole[0], room, moves, loads, orders, spending, found,
+                view, tables, fixed, rows, view.cuts, count, whole[3], room, moves, loads, orders, spending, found,
                 False,
             )  # fmt: skip
             part = (part - 1) & small

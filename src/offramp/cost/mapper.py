@@ -16,7 +16,7 @@ from operator import le
 import numpy as np
 
 from offramp.cost.arrays import Flags
-from offramp.cost.beam import MAX_WIDTH, SPECULATE, WAIT, WORK, Rules, Schedule, free_rules, plain_score, search
+from offramp.cost.beam import SPECULATE, WAIT, Rules, Schedule, beam_width, free_rules, plain_score, search
 from offramp.cost.fusion import Fusion, find_fusion
 from offramp.cost.hybrid import with_teams
 from offramp.cost.model import CostModel, LayerCosts
@@ -202,8 +202,7 @@ def _with_idle_exits(p: Problem, goal: int, used: Sequence[bool], plain: Sequenc
         cores[place] = np.arange(cores.shape[1]) == step.core
         if small.tables.layers["uses"][step.layer]:
             keep[place] = step.keep
-    width = max(2, min(MAX_WIDTH, WORK // len(p.layers) ** 2))
-    longer = search(p, Rules(cores, keep, modes), goal, width=width)
+    longer = search(p, Rules(cores, keep, modes), goal, width=beam_width(p, least=2))
     others = [*longer, *plain, *_single_answers(p, goal, limit=_score(longer[0], goal))]
     fair = [s for s in others if all(map(le, answer.prices, s.prices))]
     return min(fair or longer, key=lambda s: _score(s, goal))

@@ -417,23 +417,9 @@ def _entry(sources: str) -> Any:
             if grown.shape[0] < most:
                 grown = np.empty((most, p.width))
             count = _extend(
-                p,
-                layers,
-                ways,
-                cores,
-                routes,
-                lists,
-                may,
-                beam,
-                count,
-                layer,
-                options,
-                known,
-                grown,
-                steps,
-                moves,
+                p, layers, ways, cores, routes, lists, may, beam, count, layer, options, known, grown, steps, moves,
                 room,
-            )
+            )  # fmt: skip
             beam = grown
             for stage in range(p.exits):
                 if stages[stage].last == layer:
