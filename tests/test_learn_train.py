@@ -134,16 +134,36 @@ def test_large_samples_train_in_bfloat16_where_the_processor_multiplies_it(allow
     assert all(p.dtype is torch.float32 for p in net.parameters())
 
 
+def test_a_prepared_network_multiplies_in_bfloat16_and_rounds_in_float32() -> None:
+    net = prepare(build(Architecture(backbone="resnet8"), (3, 32, 32), 10, seed=0))
+    rounded = []
+    net.layer("block1.conv1").register_forward_hook(
+        lambda module, given, made: rounded.append((given[0], made.detach() / module.output.step.detach()))
+    )
+    x = np.random.default_rng(0).normal(size=(8, 3, 32, 32)).astype(np.float32)
+    calibrate(net, [torch.as_tensor(x)])
+    rounded.clear()
+    with Convolutions() as computed:
+        fit(net, Split(x, np.arange(8)), epochs=1, seed=0, config=TrainConfig(batch=8))
+    low = torch.bfloat16 if multiplies_bfloat16(torch.device("cpu")) else torch.float32
+    assert set(computed.types) == {low}
+    given, position = rounded[0]
+    assert given.dtype is position.dtype is torch.float32
+    assert float((position - position.round()).abs().max()) < 1e-3  # bfloat16 has no 255 steps
+
+
 class Convolutions(TorchDispatchMode):
-    """Remembers taps and stride of every convolution that is computed for a gradient."""
+    """Remembers taps, stride and number type of every convolution that is computed for a gradient."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        self.types: list[torch.dtype] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default and torch.is_grad_enabled():
             self.seen.append((tuple(args[1].shape[2:]), tuple(args[3])))
+            self.types.append(args[1].dtype)
         return func(*args, **(kwargs or {}))
 
 

@@ -27,7 +27,7 @@ from offramp.nn.quantize import PreparedNetwork
 
 _NORM_SAMPLES, _NORM_BATCH = 4096, 256
 _LARGE_SAMPLE = 2048
-"""Values of a sample from which float training on a processor uses bfloat16."""
+"""Values of a sample from which training on a processor uses bfloat16."""
 
 
 class Optimizer(StrEnum):
@@ -47,7 +47,7 @@ class TrainConfig:
         warmup: share of all steps in which the rate rises linearly; afterwards it falls to 0 as a cosine.
         weight_decay: on weights of two dimensions and more; never on biases, batch norms and quantizer steps.
         clip_norm: largest gradient norm of a step; 0 for no limit.
-        bfloat16: allow it in float training, where the device multiplies it natively and it pays.
+        bfloat16: allow it in matrix products, where the device multiplies it natively and it pays.
         loss: how the exits share the loss.
     """
 
@@ -241,7 +241,7 @@ class _Run:
         rate = self.config.learning_rate * rate_at(step, self.steps, self.config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with self._precision(), self._clear_of_faults():
+        with self._in_bfloat16(), self._clear_of_faults():
             loss, logits = self.objective(x, y, step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -269,17 +269,15 @@ class _Run:
             taught = None if self.teacher is None else deepest(self.teacher, x).float()
         return self.config.loss(logits, y, taught), logits
 
-    def _precision(self) -> AbstractContextManager[object]:
-        """bfloat16 where the device multiplies it natively and it pays; a rounded network needs all 24 bits.
-
-        Networks for small samples spend their time between the operations: bfloat16 saves them nothing.
-        """
-        return nullcontext() if isinstance(self.network, PreparedNetwork) else self._in_bfloat16()
-
     def _clear_of_faults(self) -> AbstractContextManager[object]:
         return PixelsFirst() if self.device.type == "cpu" else nullcontext()
 
     def _in_bfloat16(self) -> AbstractContextManager[object]:
+        """bfloat16 products where the device multiplies it natively and it pays.
+
+        Networks for small samples spend their time between the operations: it saves them nothing. A prepared network
+        rounds its sums in float32 (`nn.quantized_layers`).
+        """
         pays = self.device.type == "cuda" or self.x[0].numel() >= _LARGE_SAMPLE
         if not self.config.bfloat16 or not pays or not multiplies_bfloat16(self.device):
             return nullcontext()

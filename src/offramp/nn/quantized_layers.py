@@ -83,13 +83,13 @@ class QuantizedLayer(nn.Module):
         return activate(y, self.node.activation) if self.output is None else self.output(y)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The bare matrix product with the layer's geometry."""
+        """The bare matrix product with the layer's geometry, in the input's precision whatever it is computed in."""
         if not self.conv:
-            return F.linear(x, weight, bias)
+            return F.linear(x, weight, bias).to(x.dtype)
         top, bottom, left, right = self.padding
         if (top, left) != (bottom, right):
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
-        return F.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups)
+        return F.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups).to(x.dtype)
 
     def _train(self, x: Tensor) -> Tensor:
         if self.array is None:
