@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from offramp.errors import UserError
 from offramp.ir.architecture import Architecture
 from offramp.ir.trial import Status, Trial
-from offramp.search.constraints import parse_constraints, violation
+from offramp.search.constraints import misses, parse_constraints, violation
 from offramp.search.derive import derive_space
 from offramp.search.evolution import anchors
 from offramp.search.features import Features
@@ -94,6 +94,38 @@ def test_constraints_come_first() -> None:
         strategy.tell(told)
         done += told
     assert len(feasible(done[-24:], limits)) > len(feasible(done[:24], limits))
+
+
+TIGHT = parse_constraints(["worst_latency_ms<=0.9"])
+
+
+def ruled_out(candidates: Sequence[Architecture]) -> list[bool]:
+    return [bool(misses(price(a).at_best, TIGHT)) for a in candidates]
+
+
+@pytest.mark.parametrize("name", ["nsga2", "random", "surrogate"])
+def test_no_trial_is_spent_on_what_its_price_rules_out(name: str) -> None:
+    """`sequence` holds the widths at first, so it cannot help it."""
+    assert sum(ruled_out([SPACE.sample(np.random.default_rng(i)) for i in range(100)])) > 80
+    task = Task(space=SPACE, objectives=NAMES, constraints=TIGHT, trials=40, price=price)
+    asked = [t.architecture for t in search(make_strategy(name, task), 40)]
+    assert not any(ruled_out(asked)) and len(set(asked)) == 40
+
+
+def test_where_nothing_is_affordable_the_nearest_are_asked() -> None:
+    limits = parse_constraints(["worst_latency_ms<=0.001"])
+    task = Task(space=SPACE, objectives=NAMES, constraints=limits, trials=10, price=price)
+    asked = [t.architecture for t in search(make_strategy("random", task), 10)]
+    missed = [sum(misses(price(a).at_best, limits).values()) for a in asked]
+    anyone = [sum(misses(price(SPACE.sample(np.random.default_rng(i))).at_best, limits).values()) for i in range(10)]
+    assert len(asked) == 10 and max(missed) < min(anyone)
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_without_constraints_prices_change_no_draw(name: str) -> None:
+    task = Task(space=SPACE, objectives=NAMES, trials=12)
+    first = [make_strategy(name, t).ask(6) for t in (task, replace(task, price=price))]
+    assert first[0] == first[1]
 
 
 @settings(max_examples=30, deadline=None)

@@ -18,7 +18,7 @@ import numpy as np
 from offramp.cost.arrays import Ints
 from offramp.cost.engine_best import COLUMNS, FACTORS_AT, LOOPS_AT, best
 from offramp.cost.layer_form import PREFERENCE, Form
-from offramp.ir.accelerator import Core, Memory, Move, Operand
+from offramp.ir.accelerator import Array, Core, Memory, Move, Operand
 
 LOOPS = ("B", "G", "K", "C", "OY", "OX", "FY", "FX")
 """Order of loop dimensions in every array of the engine; the rows D of a dense layer count as B."""
@@ -63,7 +63,13 @@ def unrollings(forms: Sequence[Form], core: Core) -> list[tuple[tuple[Unrolling,
 
 @lru_cache(maxsize=1024)
 def _bare(core: Core) -> "_Bare":
-    return _Bare(core)
+    assert core.array is not None
+    return _bare_of(core.array, core.in_memory is not None, tuple(_entries(core, core.array)))
+
+
+@lru_cache(maxsize=1024)
+def _bare_of(array: Array, in_memory: bool, entries: "tuple[_Entry, ...]") -> "_Bare":
+    return _Bare(array, in_memory, entries, dict(array.dataflow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +110,26 @@ def _ladder(most: int, top: int) -> list[int]:
     return steps + [1 << i for i in reversed(range(max(most, 1).bit_length())) if 1 << i < top] or [1]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Bare:
-    """What of a core the unrolling depends on; compared by identity, made once per core."""
+    """What of a core the unrolling depends on; compared by identity, made once of equal ones."""
 
-    def __init__(self, core: Core) -> None:
-        assert core.array is not None
-        self.array = core.array
-        self.in_memory = core.in_memory is not None
-        self.fixed = dict(core.array.dataflow)
-        self.entries = tuple(self._entries(core))
+    array: Array
+    in_memory: bool
+    entries: tuple[_Entry, ...]
+    fixed: dict[str, tuple[tuple[str, int], ...]]
 
-    def _entries(self, core: Core) -> Iterator[_Entry]:
-        for memory in inner_memories(core.memories):
-            served = tuple(i for i, (d, _) in enumerate(self.array.dimensions) if d in memory.dimensions)
-            lengths = [self.array.dimensions[i][1] for i in served]
-            for operand in memory.operands if served else ():
-                port = memory.port(operand, Move.FROM_LOW if operand is Operand.O else Move.TO_LOW)
-                width = memory.size_bits if port is None else min(port.bits_per_cycle, memory.size_bits)
-                shared = len(served) == len(self.array.dimensions)
-                place, units = _PLACE[operand], math.prod(lengths)
-                yield _Entry(place, width, memory.size_bits, served, max(lengths), units, shared)
+
+def _entries(core: Core, array: Array) -> Iterator[_Entry]:
+    for memory in inner_memories(core.memories):
+        served = tuple(i for i, (d, _) in enumerate(array.dimensions) if d in memory.dimensions)
+        lengths = [array.dimensions[i][1] for i in served]
+        for operand in memory.operands if served else ():
+            port = memory.port(operand, Move.FROM_LOW if operand is Operand.O else Move.TO_LOW)
+            width = memory.size_bits if port is None else min(port.bits_per_cycle, memory.size_bits)
+            shared = len(served) == len(array.dimensions)
+            place, units = _PLACE[operand], math.prod(lengths)
+            yield _Entry(place, width, memory.size_bits, served, max(lengths), units, shared)
 
 
 def widened(core: Core, form: Form) -> Core:
@@ -167,16 +173,13 @@ def _unrollings(
 ) -> tuple[tuple[Unrolling, ...], int]:
     sizes, first = dict(loops), 0
     names = tuple(name for name in PREFERENCE[len(sizes)] if name in sizes)
-    free = [_FREE[operator][entry.operand] for entry in core.entries]
-    bound = [[j for j, name in enumerate(names) if name not in irrelevant] for irrelevant in free]
-    own = [[min(sizes[name], n) for name in names] for _, n in core.array.dimensions]
     available = np.ones(len(LOOPS), dtype=np.int64)
     available[[INDEX[name] for name in names]] = [sizes[name] for name in names]
     found: dict[Unrolling, None] = {}
     ladder = list(product(*(entry.rungs(bits[entry.operand]) for entry in core.entries)))
-    widths = dict.fromkeys(tuple(width for width, _ in rungs) for rungs in ladder)
-    options = [[_options(i, names, row, core) for i, row in enumerate(_limits(own, bound, w, core))] for w in widths]
-    known = dict(zip(widths, _best(options, available), strict=True))
+    widths = list(dict.fromkeys(tuple(width for width, _ in rungs) for rungs in ladder))
+    choices = [_choices(i, operator, names, sizes, widths, core) for i in range(len(core.array.dimensions))]
+    known = dict(zip(widths, _best([list(case) for case in zip(*choices, strict=True)], available), strict=True))
     needs: dict[Unrolling, list[int]] = {}
     for rungs in ladder:
         rooms = [room for _, room in rungs]
@@ -190,19 +193,27 @@ def _unrollings(
     return tuple(found), first
 
 
-def _limits(own: list[list[int]], bound: list[list[int]], widths: tuple[int, ...], core: _Bare) -> list[list[int]]:
-    """Largest factor of every loop on every array dimension: layer, array, and width of the innermost memories.
+def _choices(
+    index: int, operator: str, names: tuple[str, ...], sizes: dict[str, int], widths: list[tuple[int, ...]], core: _Bare
+) -> list[Options]:
+    """The options of one array dimension for every choice of the widths of the innermost memories.
 
-    `own` are those of layer and array alone, `bound` says which loops the width of every entry limits.
+    A loop is limited by its size, by the dimension, and by the width of the memories there that it needs more of.
     """
-    limits = [row.copy() for row in own]
-    for entry, width, places in zip(core.entries, widths, bound, strict=True):
-        for i in entry.served:
-            row = limits[i]
-            for j in places:
-                if row[j] > width:
-                    row[j] = width
-    return limits
+    most, free = core.array.dimensions[index][1], _FREE[operator]
+    here = [(j, free[entry.operand]) for j, entry in enumerate(core.entries) if index in entry.served]
+    known: dict[tuple[int, ...], Options] = {}
+    found = []
+    for width in widths:
+        key = tuple(width[j] for j, _ in here)
+        if key not in known:
+            limits = [
+                min(sizes[n], most, *(w for w, (_, free_of) in zip(key, here, strict=True) if n not in free_of))
+                for n in names
+            ]
+            known[key] = _options(index, names, limits, core)
+        found.append(known[key])
+    return found
 
 
 def _options(index: int, names: tuple[str, ...], limits: list[int], core: _Bare) -> Options:

@@ -6,17 +6,20 @@ import numpy as np
 
 from offramp.ir.architecture import Architecture
 from offramp.ir.trial import Trial
-from offramp.search.space import Space
+from offramp.search.affordable import affordable
 from offramp.search.task import Proposals, Task
 
 TRIES = 500
 """Draws without a new candidate after which a space counts as exhausted."""
 
 
-def draw_new(space: Space, proposals: Proposals, rng: np.random.Generator) -> Architecture | None:
-    """A random candidate that was not proposed before (and is noted now); None when none turns up."""
-    for _ in range(min(TRIES, 20 * space.cardinality)):
-        candidate = space.sample(rng)
+def draw_new(task: Task, proposals: Proposals, rng: np.random.Generator) -> Architecture | None:
+    """A random candidate that was not proposed before (and is noted now); None when none turns up.
+
+    One whose price rules it out is made affordable.
+    """
+    for _ in range(min(TRIES, 20 * task.space.cardinality)):
+        candidate = affordable(task, task.space.sample(rng), rng)
         if proposals.new(candidate):
             proposals.add(candidate)
             return candidate
@@ -27,11 +30,11 @@ class RandomSearch:
     """Draws from `Space.sample`; learns nothing."""
 
     def __init__(self, task: Task) -> None:
-        self._space, self._rng, self._proposals = task.space, np.random.default_rng(task.seed), Proposals()
+        self._task, self._rng, self._proposals = task, np.random.default_rng(task.seed), Proposals()
 
     def ask(self, n: int) -> list[Architecture]:
         """Up to `n` new candidates."""
-        found = (draw_new(self._space, self._proposals, self._rng) for _ in range(n))
+        found = (draw_new(self._task, self._proposals, self._rng) for _ in range(n))
         return [c for c in found if c is not None]
 
     def tell(self, trials: Sequence[Trial]) -> None:

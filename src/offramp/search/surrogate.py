@@ -8,6 +8,7 @@ good are corrected by the trials they cause.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from offramp.ir.architecture import Architecture
 from offramp.ir.pareto import front_indices
 from offramp.ir.trial import Trial
+from offramp.search.affordable import affordable
 from offramp.search.constraints import violation
 from offramp.search.evolution import NO_FIGURE, first_generation, make_algorithm, tell_values
 from offramp.search.features import Features
@@ -39,20 +41,22 @@ class SurrogateSearch:
     """Rounds of predicted fronts; every round is asked in batches of any size."""
 
     def __init__(self, task: Task, round_size: int | None = None) -> None:
-        self._task, self._rng, self._proposals = task, np.random.default_rng(task.seed), Proposals()
+        self._prices: dict[Architecture, Price] = {}
+        self._price = task.price
+        self._task = replace(task, price=self._priced) if task.price else task
+        self._rng, self._proposals = np.random.default_rng(task.seed), Proposals()
         self._round_size = round_size or int(np.clip(task.trials // 24, 2, 10))
         self._first = int(np.clip(task.trials // 8, 8, 16))
-        self._prices: dict[Architecture, Price] = {}
-        self.predictor = Predictor(task, Features(task.space), self._priced if task.price else None)
+        self.predictor = Predictor(task, Features(task.space), self._task.price)
         self._seen: list[Observation] = []
         self._queue: list[Architecture] = []
         self._waiting: list[Architecture] = []
         self._round = 0
 
     def _priced(self, candidate: Architecture) -> Price:
-        assert self._task.price is not None
+        assert self._price is not None
         if candidate not in self._prices:
-            self._prices[candidate] = self._task.price(candidate)
+            self._prices[candidate] = self._price(candidate)
         return self._prices[candidate]
 
     def ask(self, n: int) -> list[Architecture]:
@@ -71,14 +75,14 @@ class SurrogateSearch:
     def _next_round(self) -> list[Architecture]:
         task = self._task
         if self._round == 0:
-            return first_generation(task.space, self._first, self._proposals, self._rng)
+            return first_generation(task, self._first, self._proposals, self._rng)
         chosen: list[Architecture] = []
         if sum(o.trial.metrics is not None for o in self._seen) >= 4 and task.space.cardinality > 1:
             self.predictor.fit(self._seen, seed=int(self._rng.integers(2**31)))
             chosen = self._batch(*self._predicted_population())
         for candidate in chosen:
             self._proposals.add(candidate)
-        while len(chosen) < self._round_size and (drawn := draw_new(task.space, self._proposals, self._rng)):
+        while len(chosen) < self._round_size and (drawn := draw_new(task, self._proposals, self._rng)):
             chosen.append(drawn)
         return chosen
 
@@ -86,8 +90,7 @@ class SurrogateSearch:
         """Everything new that NSGA-II looked at on the predictions: candidates, objectives, violations."""
         space = self._task.space
         algorithm = make_algorithm(
-            space,
-            len(self._task.objectives),
+            self._task,
             seed=int(self._rng.integers(2**31)),
             first=np.asarray([space.encode(c) for c in self._parents()]),
             offspring=INNER_OFFSPRING,
@@ -114,7 +117,7 @@ class SurrogateSearch:
         ranked = np.lexsort((worse.sum(axis=1), broken))
         parents: list[Architecture] = [self._seen[i].asked for i in ranked[:BEST].tolist()]
         while len(parents) < INNER_POPULATION:
-            parents.append(self._task.space.sample(self._rng))
+            parents.append(affordable(self._task, self._task.space.sample(self._rng), self._rng))
         return parents
 
     def _values(self, seen: Observation) -> tuple[float, ...]:
