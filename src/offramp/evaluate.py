@@ -144,17 +144,25 @@ def price(bed: Testbed, architecture: Architecture, exit_rates: tuple[float, ...
 def quote(bed: Testbed, architecture: Architecture) -> Price:
     """What a search strategy may know of a candidate before any training."""
     try:
-        cost = price(bed, architecture)
+        return quoted(price(bed, architecture))
     except AccelerationError as error:
         return Price(per_exit={}, fixed={}, refusal=str(error))
-    worst = at_best(cost)
+
+
+def quoted(cost: NetworkCost) -> Price:
+    """The prices of a mapped network that the names of objectives and constraints mean."""
+    worst = cost.worst_case
     return Price(
         per_exit={
             "energy_uj": tuple(s.cumulative_pj / 1e6 for s in cost.stages),
             "latency_ms": tuple(cost.milliseconds(s.cumulative_cycles) for s in cost.stages),
             "macs": tuple(stage_macs(cost).tolist()),
         },
-        fixed={name: figures(worst)[name] for name in ("peak_bytes", "worst_latency_ms", "worst_energy_uj")},
+        fixed={
+            "peak_bytes": cost.peak_bytes,
+            "worst_latency_ms": cost.milliseconds(worst.latency_cycles),
+            "worst_energy_uj": worst.energy_pj / 1e6,
+        },
     )
 
 
@@ -240,7 +248,7 @@ def evaluate(
         TrainingError: the loss is not finite.
     """
     first = price(bed, architecture)
-    missed = misses(figures(at_best(first)), bed.constraints)
+    missed = misses(quoted(first).at_best, bed.constraints)
     if missed:
         trial = Trial(
             number=number,
@@ -417,13 +425,6 @@ def expected_figures(cost: NetworkCost, solution: Solution) -> Metrics:
         macs=float(rates @ stage_macs(cost)),
         peak_bytes=cost.peak_bytes,
     )
-
-
-def at_best(cost: NetworkCost) -> Metrics:
-    """Figures that no training can better: everything right, everyone leaves at the first exit."""
-    leaving = (1.0,) + (0.0,) * (len(cost.stages) - 1)
-    dream = Solution(exits=(), thresholds=(), exit_rates=leaving, accuracy=1.0, expected_cost=0.0, costs=())
-    return expected_figures(cost, dream)
 
 
 def details(
