@@ -18,6 +18,42 @@ from offramp.search.task import Task
 STEPS = 200
 """Most changes; a candidate that still misses is the nearest that was found."""
 
+PATIENCE = 3
+"""Candidates in a row that could not be mended, after which the constraints are taken to be out of reach."""
+
+
+class Affordable(Repair):  # type: ignore[misc]
+    """Mends candidates of a task, and what evolution breeds of them; its draws depend on the task's seed alone."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task, self._rng, self._failures = task, np.random.default_rng([task.seed, 1]), 0
+
+    def mend(self, candidate: Architecture) -> Architecture:
+        """The candidate, or one made of it by changing genes, with the least miss that was found."""
+        miss = least_miss(self.task, candidate)
+        if not miss or self._failures == PATIENCE:
+            return candidate
+        space, vector = self.task.space, self.task.space.encode(candidate)
+        for _ in range(STEPS):
+            changed = vector.copy()
+            gene = int(self._rng.integers(len(changed)))
+            changed[gene] = self._rng.integers(len(space.genes[gene].choices))
+            other = space.decode(changed)
+            if (found := least_miss(self.task, other)) <= miss:
+                vector, miss, candidate = changed, found, other
+            if not miss:
+                self._failures = 0
+                return candidate
+        self._failures += 1
+        return candidate
+
+    def _do(self, problem: Any, X: NDArray[Any], **kwargs: Any) -> NDArray[Any]:
+        space = self.task.space
+        bred = [(row, space.decode(row)) for row in X]
+        mended = [(row, candidate, self.mend(candidate)) for row, candidate in bred]
+        return np.asarray([row if new is old else space.encode(new) for row, old, new in mended])
+
 
 def least_miss(task: Task, candidate: Architecture) -> float:
     """Sum of the relative misses that no training can mend, from the price; 0 where nothing is known of it."""
@@ -25,36 +61,3 @@ def least_miss(task: Task, candidate: Architecture) -> float:
         return 0.0
     price = task.price(candidate)
     return FAILED_VIOLATION if price.refusal else sum(misses(price.at_best, task.constraints).values())
-
-
-def affordable(task: Task, candidate: Architecture, rng: np.random.Generator) -> Architecture:
-    """The candidate, or one made of it by changing genes, with the least miss that was found."""
-    space, miss = task.space, least_miss(task, candidate)
-    vector = space.encode(candidate) if miss else None
-    for _ in range(STEPS):
-        if vector is None or not miss:
-            break
-        changed = vector.copy()
-        gene = int(rng.integers(len(changed)))
-        changed[gene] = rng.integers(len(space.genes[gene].choices))
-        other = space.decode(changed)
-        if (found := least_miss(task, other)) <= miss:
-            vector, miss, candidate = changed, found, other
-    return candidate
-
-
-class Affordable(Repair):  # type: ignore[misc]
-    """What evolution breeds, made affordable."""
-
-    def __init__(self, task: Task, rng: np.random.Generator) -> None:
-        super().__init__()
-        self._task, self._rng = task, rng
-
-    def _do(self, problem: Any, X: NDArray[Any], **kwargs: Any) -> NDArray[Any]:
-        space = self._task.space
-        found = []
-        for row in X:
-            candidate = space.decode(row)
-            mended = affordable(self._task, candidate, self._rng)
-            found.append(row if mended is candidate else space.encode(mended))
-        return np.asarray(found)

@@ -26,7 +26,7 @@ from pymoo.problems.static import StaticProblem
 
 from offramp.ir.architecture import Architecture
 from offramp.ir.trial import Trial, minimised
-from offramp.search.affordable import Affordable, affordable
+from offramp.search.affordable import Affordable
 from offramp.search.constraints import violation
 from offramp.search.random_search import draw_new
 from offramp.search.space import Space, Vector
@@ -86,18 +86,18 @@ class SameNetwork(DuplicateElimination):  # type: ignore[misc]
 
 
 def make_algorithm(
-    task: Task, *, seed: int, first: NDArray[np.int64], offspring: int, known: Callable[..., bool]
+    affordable: Affordable, *, seed: int, first: NDArray[np.int64], offspring: int, known: Callable[..., bool]
 ) -> Any:
     """A pymoo NSGA-II over the vectors of a task's space, ready to be asked.
 
     Args:
-        task: the candidates, their objectives, and what their price may not exceed.
+        affordable: mends what is bred; it knows the task.
         seed: of the algorithm's own randomness.
         first: vectors of the first generation, [population, genes].
         offspring: size of every later generation.
         known: True for candidates that must not be proposed again.
     """
-    space = task.space
+    task, space = affordable.task, affordable.task.space
     algorithm = NSGA2(
         pop_size=len(first),
         n_offsprings=offspring,
@@ -107,7 +107,7 @@ def make_algorithm(
             TournamentSelection(func_comp=binary_tournament),
             UniformCrossover(),
             GeneMutation(space),
-            repair=Affordable(task, np.random.default_rng([seed, 1])),
+            repair=affordable,
             eliminate_duplicates=SameNetwork(space, known),
         ),
     )
@@ -143,13 +143,15 @@ def anchors(space: Space) -> list[Architecture]:
     return list(dict.fromkeys(space.decode(v) for v in vectors))
 
 
-def first_generation(task: Task, size: int, proposals: Proposals, rng: np.random.Generator) -> list[Architecture]:
+def first_generation(
+    affordable: Affordable, size: int, proposals: Proposals, rng: np.random.Generator
+) -> list[Architecture]:
     """Anchors for up to half of the generation, then random candidates; all are noted as proposed."""
-    mended = dict.fromkeys(affordable(task, c, rng) for c in anchors(task.space))
+    mended = dict.fromkeys(map(affordable.mend, anchors(affordable.task.space)))
     chosen = [c for c in mended if proposals.new(c)][: max(1, size // 2)]
     for candidate in chosen:
         proposals.add(candidate)
-    while len(chosen) < size and (drawn := draw_new(task, proposals, rng)) is not None:
+    while len(chosen) < size and (drawn := draw_new(affordable, proposals, rng)) is not None:
         chosen.append(drawn)
     return chosen
 
@@ -164,7 +166,7 @@ class Nsga2:
 
     def __init__(self, task: Task, proposals: Proposals | None = None) -> None:
         self._task, self._rng = task, np.random.default_rng(task.seed)
-        self._proposals = proposals or Proposals()
+        self._proposals, self._affordable = proposals or Proposals(), Affordable(task)
         self._size = population_size(task.trials)
         self._algorithm: Any = None
         self._started = False
@@ -183,7 +185,7 @@ class Nsga2:
         vectors = self._infills.get("X")
         self._waiting = [_Asked(np.asarray(vectors[i], dtype=np.int64), i) for i in places]
         candidates = [self._task.space.decode(a.vector) for a in self._waiting]
-        if not candidates and (drawn := draw_new(self._task, self._proposals, self._rng)) is not None:
+        if not candidates and (drawn := draw_new(self._affordable, self._proposals, self._rng)) is not None:
             self._waiting, candidates = [_Asked(self._task.space.encode(drawn), None)], [drawn]
         return candidates
 
@@ -202,12 +204,12 @@ class Nsga2:
     def _first_infills(self) -> Any:
         """The first generation; a space with fewer than two candidates needs no algorithm."""
         task = self._task
-        first = first_generation(task, self._size, self._proposals, self._rng)
+        first = first_generation(self._affordable, self._size, self._proposals, self._rng)
         vectors = np.asarray([task.space.encode(c) for c in first]).reshape(len(first), len(task.space.genes))
         if len(first) < 2:
             return Population.new("X", vectors)
         self._algorithm = make_algorithm(
-            task,
+            self._affordable,
             seed=task.seed,
             first=vectors,
             offspring=max(2, self._size // 2),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from offramp.ir.architecture import Architecture
 from offramp.ir.pareto import front_indices
 from offramp.ir.trial import Trial
-from offramp.search.affordable import affordable
+from offramp.search.affordable import Affordable
 from offramp.search.constraints import violation
 from offramp.search.evolution import NO_FIGURE, first_generation, make_algorithm, tell_values
 from offramp.search.features import Features
@@ -45,6 +45,7 @@ class SurrogateSearch:
         self._price = task.price
         self._task = replace(task, price=self._priced) if task.price else task
         self._rng, self._proposals = np.random.default_rng(task.seed), Proposals()
+        self._affordable = Affordable(self._task)
         self._round_size = round_size or int(np.clip(task.trials // 24, 2, 10))
         self._first = int(np.clip(task.trials // 8, 8, 16))
         self.predictor = Predictor(task, Features(task.space), self._task.price)
@@ -75,14 +76,14 @@ class SurrogateSearch:
     def _next_round(self) -> list[Architecture]:
         task = self._task
         if self._round == 0:
-            return first_generation(task, self._first, self._proposals, self._rng)
+            return first_generation(self._affordable, self._first, self._proposals, self._rng)
         chosen: list[Architecture] = []
         if sum(o.trial.metrics is not None for o in self._seen) >= 4 and task.space.cardinality > 1:
             self.predictor.fit(self._seen, seed=int(self._rng.integers(2**31)))
             chosen = self._batch(*self._predicted_population())
         for candidate in chosen:
             self._proposals.add(candidate)
-        while len(chosen) < self._round_size and (drawn := draw_new(task, self._proposals, self._rng)):
+        while len(chosen) < self._round_size and (drawn := draw_new(self._affordable, self._proposals, self._rng)):
             chosen.append(drawn)
         return chosen
 
@@ -90,7 +91,7 @@ class SurrogateSearch:
         """Everything new that NSGA-II looked at on the predictions: candidates, objectives, violations."""
         space = self._task.space
         algorithm = make_algorithm(
-            self._task,
+            self._affordable,
             seed=int(self._rng.integers(2**31)),
             first=np.asarray([space.encode(c) for c in self._parents()]),
             offspring=INNER_OFFSPRING,
@@ -117,7 +118,7 @@ class SurrogateSearch:
         ranked = np.lexsort((worse.sum(axis=1), broken))
         parents: list[Architecture] = [self._seen[i].asked for i in ranked[:BEST].tolist()]
         while len(parents) < INNER_POPULATION:
-            parents.append(affordable(self._task, self._task.space.sample(self._rng), self._rng))
+            parents.append(self._affordable.mend(self._task.space.sample(self._rng)))
         return parents
 
     def _values(self, seen: Observation) -> tuple[float, ...]:
