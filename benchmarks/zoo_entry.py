@@ -4,8 +4,9 @@
         --static-epochs 30 --commit HASH --command "..." --source "..." --licence "..."
 
 RUN is a run folder with `shared.safetensors` and `weights/static-float.safetensors`, trained on the whole data and on
-the space that backbone and chip offer (no space.yaml, nothing left out). The entry is written to src/offramp/zoo/NAME;
-accuracies are those of the weights as they will be read, on the first 1,000 validation samples.
+the space of `--space` or all that backbone and chip offer; of a widened backbone (`--widen`) the entry holds
+`weights/largest-float.safetensors` too. It is written to src/offramp/zoo/NAME; accuracies are those of the weights as
+they will be read, on the first 1,000 validation samples.
 """
 
 import argparse
@@ -15,18 +16,17 @@ from typing import Any
 
 import torch
 
-from offramp.api import open_backbone
+from offramp.api import open_backbone, open_space
 from offramp.data import Dataset, Split, load_dataset
 from offramp.designer import versions
 from offramp.formats.accelerator_yaml import load_accelerator
-from offramp.ir.architecture import ExitChoice
+from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.learn.predict import accuracies, predict
 from offramp.learn.weights import load_weights
-from offramp.nn.describe import describe
 from offramp.nn.network import EarlyExitNetwork
-from offramp.nn.shared import supernet
-from offramp.search.derive import derive_space
-from offramp.zoo.card import STATIC
+from offramp.nn.shared import cut_out, supernet
+from offramp.nn.widen import widen
+from offramp.zoo.card import LARGEST, SHARED, STATIC
 from offramp.zoo.entry import halved, write_entry
 
 SAMPLES = 1000
@@ -40,6 +40,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True)
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--backbone", required=True)
+    parser.add_argument("--widen", type=float, default=1.0)
+    parser.add_argument("--space", type=Path, default=None)
     parser.add_argument("--accelerator", default="diana", help="whose space was trained")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shared-epochs", type=int, required=True)
@@ -77,6 +79,7 @@ def card_of(
         "format": "offramp-zoo",
         "version": 1,
         "backbone": given.backbone,
+        "widen": given.widen,
         "data": {
             "name": dataset.name,
             "seed": dataset.seed,
@@ -109,13 +112,17 @@ def card_of(
 def main() -> None:
     given = arguments()
     dataset = load_dataset(given.data, data_dir=given.data_dir, seed=given.seed)
-    full, chip = open_backbone(given.backbone, dataset), load_accelerator(given.accelerator)
-    space = derive_space(describe(full), chip)
+    full = widen(open_backbone(given.backbone, dataset), given.widen)
+    space = open_space(given.space, [], full, load_accelerator(given.accelerator))
     shared = supernet(full, [ExitChoice(p, kind) for p, kinds in space.exits for kind in kinds], seed=0)
-    static = supernet(full, (), seed=0)
-    load_weights(given.run / "shared.safetensors", shared)
-    load_weights(given.run / "weights" / STATIC, static)
-    halves = [tensors_of(network) for network in (shared, static)]
+    largest = supernet(full, (), seed=0)
+    static = cut_out(largest, Architecture(backbone=full.name, widths=full.reference))
+    networks = {SHARED: shared, f"weights/{STATIC}": static} | (
+        {f"weights/{LARGEST}": largest} if full.reference else {}
+    )
+    for path, network in networks.items():
+        load_weights(given.run / path, network)
+    halves = [tensors_of(network) for network in networks.values()]
     part = Split(dataset.val.x[:SAMPLES], dataset.val.y[:SAMPLES])
     seen = [*measured(static, part), *measured(shared, part)]
     entry = write_entry(given.out / given.name, card_of(given, dataset, shared.exits, seen), *halves)

@@ -18,14 +18,15 @@ from offramp.config import Budget
 from offramp.data import Dataset, Split, load_dataset
 from offramp.errors import DataError, FormatError, UserError
 from offramp.formats.accelerator_yaml import load_accelerator
-from offramp.ir.architecture import ExitChoice
+from offramp.ir.architecture import Architecture, ExitChoice
 from offramp.learn.predict import accuracies, predict
 from offramp.learn.weights import fill, load_weights
 from offramp.nn.describe import describe
 from offramp.nn.network import EarlyExitNetwork
-from offramp.nn.shared import supernet
+from offramp.nn.shared import cut_out, supernet
+from offramp.nn.widen import widen
 from offramp.search.derive import derive_space
-from offramp.zoo.card import CARD, MAX_BYTES, SHARED, STATIC
+from offramp.zoo.card import CARD, LARGEST, MAX_BYTES, SHARED, STATIC
 from offramp.zoo.entry import Entry, check_data, entries, find_entry, halved, read_entry, write_entry
 
 DATA = Path(os.environ.get("OFFRAMP_SHARED") or Path(__file__).parents[2] / "shared") / "data"
@@ -180,6 +181,27 @@ def test_a_study_starts_from_an_entry(made: Entry, digits: Dataset, tmp_path: Pa
         offramp.design("digits", "resnet8", "diana", run=tmp_path / "run", **{**settings, "start": None})
 
 
+def test_a_wide_entry_brings_its_largest_network_and_the_exits_to_choose_from(digits: Dataset, tmp_path: Path) -> None:
+    full, exits = widen(open_backbone("resnet8", digits), 2), (ExitChoice(1, "maxpool_fc"), ExitChoice(2, "gap_fc"))
+    largest = supernet(full, (), seed=7)
+    static = cut_out(supernet(full, (), seed=6), Architecture(backbone=full.name, widths=full.reference))
+    given = [arrays(n) for n in (supernet(full, exits, seed=5), static, largest)]
+    card = card_of(digits, exits) | {"widen": 2}
+    entry = write_entry(tmp_path / "wide", card, *given)
+    assert find_entry(entry.folder, "resnet8-x2", "digits").bytes > 2 * (entry.folder / LARGEST).stat().st_size
+    with pytest.raises(UserError, match="no trained weights of resnet8 on digits; wanted resnet8-x2 on digits"):
+        find_entry(entry.folder, "resnet8", "digits")
+    settings: dict[str, Any] = {"start": str(entry.folder), "trials": 2, "budget": BUDGET, "seed": 0, "widen": 2}
+    result = offramp.design("digits", "resnet8", "diana", run=tmp_path / "run", **settings)
+    assert {e for t in result.trials for e in t.architecture.exits} <= set(exits)
+    for name, network in (("static-float", static), ("largest-float", largest)):
+        load_weights(result.run / "weights" / f"{name}.safetensors", network)
+        for key, value in arrays(network).items():
+            np.testing.assert_array_equal(value, entry.read(f"{name}.safetensors")[key])
+    with pytest.raises(FormatError, match=f"no checksum for {LARGEST}"):
+        write_entry(tmp_path / "less", card, *given[:2])
+
+
 def test_freezing_and_starting_from_the_zoo_exclude_each_other(made: Entry, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--freeze with --from"):
         offramp.design("digits", "resnet8", "diana", run=tmp_path, start=str(made.folder), freeze=True)
@@ -200,14 +222,14 @@ def test_entries_of_the_package_are_as_accurate_as_their_cards_say(entry: Entry)
     except DataError as error:
         pytest.skip(f"{card.data.name} is not at hand: {error}")
     check_data(entry, dataset)
-    full = open_backbone(card.backbone, dataset)
+    full = widen(open_backbone(card.backbone, dataset), card.widen)
     part = Split(dataset.val.x[: seen.samples], dataset.val.y[: seen.samples])
     assert len(part) == seen.samples and seen.samples >= min(1000, len(dataset.val))
-    for exits, arrays_, wanted in (
-        ((), entry.static, [seen.static]),
-        (card.exits, entry.shared, [*(e.accuracy for e in seen.exits), seen.final]),
+    static = cut_out(supernet(full, (), seed=0), Architecture(backbone=full.name, widths=full.reference))
+    for network, arrays_, wanted in (
+        (static, entry.static, [seen.static]),
+        (supernet(full, card.exits, seed=0), entry.shared, [*(e.accuracy for e in seen.exits), seen.final]),
     ):
-        network = supernet(full, exits, seed=0)
         fill(network, arrays_, where=entry.name)
         found = accuracies(predict(network.eval(), part.x), part.y)
         np.testing.assert_allclose(found, wanted, atol=0.0021)

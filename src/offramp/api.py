@@ -38,6 +38,7 @@ from offramp.search.front import front, knee
 from offramp.search.space import Space
 from offramp.search.space_yaml import read_space
 from offramp.target import check_target
+from offramp.zoo.entry import find_entry
 
 __all__ = ["Design", "Point", "design", "open_bundle"]
 
@@ -209,6 +210,8 @@ def design(
         start=start,
     )
     chosen = open_space(space, without, full, chip)
+    if start is not None and space is None:
+        chosen = chosen.offering(find_entry(start, full.name, dataset.name).card.exits)
     return carry_out(Designer(config, dataset, full, chip, space=chosen, progress=progress), finish)
 
 

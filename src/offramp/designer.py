@@ -235,8 +235,8 @@ class Designer:
         if missing:
             given = f"exit {missing[0].branch} at mounting point {missing[0].mounting_point}"
             raise UserError(given, wanted="exits that the card lists", where=f"--from {entry.name}")
-        source = supernet(self.bed.full, entry.card.exits if network.exits else (), seed=0)
-        fill(source, entry.shared if network.exits else entry.static, where=str(entry.folder))
+        source = supernet(self.bed.full, entry.card.exits, seed=0) if network.exits else network
+        fill(source, entry.read(path.name), where=str(entry.folder))
         take_over(network, source)
         save_weights(path, network, zoo=entry.name)
 

@@ -17,14 +17,23 @@ def zoo_command(as_json: Annotated[bool, typer.Option("--json", help="print one 
     if as_json:
         typer.echo(json.dumps({entry.name: entry.card.model_dump(mode="json") for entry in known}))
         return
-    table = Table("entry", "--backbone", "--data", "--seed", "static", "supernet", "best early exit", "samples", "MB")
+    table = Table(
+        "entry", "--backbone", "--widen", "--data", "--seed", "static", "supernet", "best early exit", "samples", "MB"
+    )
     for entry in known:
         card, seen = entry.card, entry.card.accuracy
         best = max((e.accuracy for e in seen.exits), default=0.0)
         accuracies = [f"{value:.4f}" for value in (seen.static, seen.final, best)]
         size = f"{entry.bytes / 1e6:.1f}"
         table.add_row(
-            entry.name, card.backbone, card.data.name, str(card.data.seed), *accuracies, str(seen.samples), size
+            entry.name,
+            card.backbone,
+            f"{card.widen:g}",
+            card.data.name,
+            str(card.data.seed),
+            *accuracies,
+            str(seen.samples),
+            size,
         )
     console().print(table)
     console().print("accuracies are of float weights on validation samples; a study quantizes, tunes and tests anew")

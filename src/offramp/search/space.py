@@ -10,7 +10,7 @@ prices or trains anything.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -264,6 +264,12 @@ class Space:
                 raise choose("part of the space", part, PARTS, where="space")
             emptied |= _OFF[part]
         return replace(self, **emptied)
+
+    def offering(self, exits: Collection[ExitChoice]) -> "Space":
+        """The same space with no other early exits than these."""
+        found = [(point, tuple(k for k in kinds if ExitChoice(point, k) in exits)) for point, kinds in self.exits]
+        kept = tuple((point, kinds) for point, kinds in found if kinds)
+        return replace(self, exits=kept, max_exits=min(self.max_exits, len(kept)))
 
     def pinned(self, candidate: Architecture, *parts: str) -> "Space":
         """The same space with the genes of some parts held at a candidate's values ("bits" holds analog cores too)."""

@@ -3,6 +3,7 @@
     card.yaml                   this
     shared.safetensors          the supernet: the largest network with every exit that the card lists
     static-float.safetensors    the backbone without exits
+    largest-float.safetensors   the same with all its channels, where it was widened: what shared weights began with
 
 Weights lie in half precision and are read as float32. The validation samples of a dataset are chosen by seed, so a
 card names the seed of the split: on another one the weights would have seen validation samples. The card also keeps
@@ -21,6 +22,7 @@ from offramp.ir.architecture import ExitChoice
 CARD = "card.yaml"
 SHARED: Final = "shared.safetensors"
 STATIC: Final = "static-float.safetensors"
+LARGEST: Final = "largest-float.safetensors"
 
 MAX_BYTES = 8_000_000
 """Of a file of weights."""
@@ -84,15 +86,33 @@ class Recipe(_Record):
 
 
 class Card(_Record):
-    """Everything about an entry but its weights. `files` maps each file to its SHA-256."""
+    """Everything about an entry but its weights.
+
+    Attributes:
+        widen: times the backbone's channels that the supernet has; above 1 the entry holds the largest network too.
+        files: each file with its SHA-256.
+    """
 
     format: Literal["offramp-zoo"]
     version: Literal[1]
     backbone: Line
+    widen: Annotated[float, Field(ge=1, le=16)] = 1.0
     data: DataCard
     recipe: Recipe
     accuracy: Accuracies
-    files: dict[Literal["shared.safetensors", "static-float.safetensors"], Digest]
+    files: dict[Literal["shared.safetensors", "static-float.safetensors", "largest-float.safetensors"], Digest]
+
+    @property
+    def network(self) -> str:
+        """Name of the backbone as a study calls it, widening included."""
+        return self.backbone if self.widen == 1 else f"{self.backbone}-x{self.widen:g}"
+
+    @property
+    def needed(
+        self,
+    ) -> tuple[Literal["shared.safetensors", "static-float.safetensors", "largest-float.safetensors"], ...]:
+        """Files that the entry must have."""
+        return (SHARED, STATIC) if self.widen == 1 else (SHARED, STATIC, LARGEST)
 
     @property
     def exits(self) -> tuple[ExitChoice, ...]:
@@ -107,7 +127,7 @@ def card_from_data(data: Any, *, where: str) -> Card:
         FormatError: not a card, of another version, or with faults (all are listed).
     """
     card = Faults(where).validated(Card, data, "the card of a zoo entry")
-    missing = [name for name in (SHARED, STATIC) if name not in card.files]
+    missing = [name for name in card.needed if name not in card.files]
     if missing:
         raise FormatError(f"no checksum for {missing[0]}", wanted="every file listed", where=f"{where}: $.files")
     return card

@@ -21,7 +21,7 @@ from safetensors.numpy import save as save_tensors
 from offramp.data import Dataset
 from offramp.errors import FormatError, UserError
 from offramp.formats.strict_yaml import read_yaml
-from offramp.zoo.card import CARD, MAX_BYTES, SHARED, STATIC, Card, card_from_data
+from offramp.zoo.card import CARD, LARGEST, MAX_BYTES, SHARED, STATIC, Card, card_from_data
 
 Tensors = dict[str, NDArray[np.generic]]
 
@@ -48,7 +48,7 @@ class Entry:
         Raises:
             FormatError: the file is missing, damaged, changed or too large.
         """
-        return self._read(SHARED)
+        return self.read(SHARED)
 
     @property
     def static(self) -> Tensors:
@@ -57,20 +57,25 @@ class Entry:
         Raises:
             FormatError: as `shared`.
         """
-        return self._read(STATIC)
+        return self.read(STATIC)
 
     @property
     def bytes(self) -> int:
         """Size of the files of weights."""
-        return sum((self.folder / name).stat().st_size for name in (SHARED, STATIC))
+        return sum((self.folder / name).stat().st_size for name in self.card.needed)
 
-    def _read(self, name: str) -> Tensors:
+    def read(self, name: str) -> Tensors:
+        """Tensors of one of its files, which are named as in a run folder.
+
+        Raises:
+            FormatError: the file is missing, damaged, changed or too large.
+        """
         path, where = self.folder / name, str(self.folder / name)
-        if not path.is_file():
+        if name not in self.card.needed or not path.is_file():
             raise FormatError(f"{name} is missing", wanted="every file of the card", where=str(self.folder))
         if path.stat().st_size > MAX_BYTES:
             raise FormatError(f"{path.stat().st_size} bytes", wanted=f"at most {MAX_BYTES}", where=where)
-        content, digest = path.read_bytes(), self.card.files[name]  # type: ignore[index]
+        content, digest = path.read_bytes(), self.card.files[name]
         if sha256(content).hexdigest() != digest:
             raise FormatError("it does not have its checksum (damaged or changed)", wanted=digest, where=where)
         try:
@@ -119,9 +124,9 @@ def find_entry(given: str | Path, backbone: str, data: str) -> Entry:
     """
     known = entries() if str(given) == ZOO else [read_entry(given)]
     for entry in known:
-        if (entry.card.backbone, entry.card.data.name) == (backbone, data):
+        if (entry.card.network, entry.card.data.name) == (backbone, data):
             return entry
-    listed = ", ".join(f"{e.card.backbone} on {e.card.data.name}" for e in known) or "no entry"
+    listed = ", ".join(f"{e.card.network} on {e.card.data.name}" for e in known) or "no entry"
     raise UserError(f"no trained weights of {backbone} on {data}", wanted=listed, where="--from")
 
 
@@ -164,18 +169,23 @@ def _half(value: NDArray[np.generic], name: str) -> NDArray[np.generic]:
 
 
 def write_entry(
-    folder: Path, card: Mapping[str, Any], shared: Mapping[str, NDArray[Any]], static: Mapping[str, NDArray[Any]]
+    folder: Path,
+    card: Mapping[str, Any],
+    shared: Mapping[str, NDArray[Any]],
+    static: Mapping[str, NDArray[Any]],
+    largest: Mapping[str, NDArray[Any]] | None = None,
 ) -> Entry:
     """Write an entry, the weights first; checksums are added to the card.
 
     Args:
         card: everything of `Card` but `files`.
-        shared, static: tensors by the names of the torch networks.
+        shared, static, largest: tensors by the names of the torch networks; the last of a widened backbone.
 
     Raises:
         FormatError: the card has faults, a file would be too large, or a number does not fit half precision.
     """
-    contents = {SHARED: save_tensors(halved(shared)), STATIC: save_tensors(halved(static))}
+    given = {SHARED: shared, STATIC: static} | ({} if largest is None else {LARGEST: largest})
+    contents = {name: save_tensors(halved(tensors)) for name, tensors in given.items()}
     for name, content in contents.items():
         if len(content) > MAX_BYTES:
             raise FormatError(f"{len(content)} bytes", wanted=f"at most {MAX_BYTES}", where=str(folder / name))
