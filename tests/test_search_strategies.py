@@ -126,6 +126,14 @@ def test_where_nothing_is_affordable_the_nearest_are_asked() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_a_single_candidate_is_asked_whatever_it_costs(name: str) -> None:
+    one = SPACE.without("depth", "width", "kernel", "exits", "bits", "analog")
+    task = Task(space=one, objectives=NAMES, constraints=TIGHT, trials=4, price=price)
+    assert ruled_out([one.neutral]) == [True]
+    assert [t.architecture for t in search(make_strategy(name, task), 4)] == [one.neutral]
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_without_constraints_prices_change_no_draw(name: str) -> None:
     task = Task(space=SPACE, objectives=NAMES, trials=12)
     first = [make_strategy(name, t).ask(6) for t in (task, replace(task, price=price))]

@@ -31,10 +31,10 @@ class Affordable(Repair):  # type: ignore[misc]
 
     def mend(self, candidate: Architecture) -> Architecture:
         """The candidate, or one made of it by changing genes, with the least miss that was found."""
-        miss = least_miss(self.task, candidate)
-        if not miss or self._failures == PATIENCE:
+        space, miss = self.task.space, least_miss(self.task, candidate)
+        if not miss or self._failures == PATIENCE or space.cardinality == 1:
             return candidate
-        space, vector = self.task.space, self.task.space.encode(candidate)
+        vector = space.encode(candidate)
         for _ in range(STEPS):
             changed = vector.copy()
             gene = int(self._rng.integers(len(changed)))

@@ -24,6 +24,8 @@ SHARED: Final = "shared.safetensors"
 STATIC: Final = "static-float.safetensors"
 LARGEST: Final = "largest-float.safetensors"
 
+File = Literal["shared.safetensors", "static-float.safetensors", "largest-float.safetensors"]
+
 MAX_BYTES = 8_000_000
 """Of a file of weights."""
 
@@ -100,7 +102,7 @@ class Card(_Record):
     data: DataCard
     recipe: Recipe
     accuracy: Accuracies
-    files: dict[Literal["shared.safetensors", "static-float.safetensors", "largest-float.safetensors"], Digest]
+    files: dict[File, Digest]
 
     @property
     def network(self) -> str:
@@ -108,9 +110,7 @@ class Card(_Record):
         return self.backbone if self.widen == 1 else f"{self.backbone}-x{self.widen:g}"
 
     @property
-    def needed(
-        self,
-    ) -> tuple[Literal["shared.safetensors", "static-float.safetensors", "largest-float.safetensors"], ...]:
+    def needed(self) -> tuple[File, ...]:
         """Files that the entry must have."""
         return (SHARED, STATIC) if self.widen == 1 else (SHARED, STATIC, LARGEST)
 
