@@ -381,9 +381,7 @@ def test_a_full_disk_is_our_fault_and_the_same_command_goes_on(small_disk: Calla
 def test_ctrl_c_is_one_line_and_keeps_the_journal(tmp_path: Path) -> None:
     """Into a pipe there are lines and no bars; what was journalled before the interruption is there after it."""
     command = [sys.executable, "-m", "offramp", *BASE, *SHORT, "--trials", "200", "--run", str(tmp_path / "run")]
-    heard = partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # a shell's background job ignores it, and its children
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
     ) as search:
