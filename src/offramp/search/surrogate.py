@@ -9,6 +9,7 @@ good are corrected by the trials they cause.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from offramp.search.features import Features
 from offramp.search.front import hypervolume, points
 from offramp.search.predictor import Observation, Predictor, accuracy_at, surety
 from offramp.search.random_search import draw_new
-from offramp.search.task import Price, Proposals, Task
+from offramp.search.task import Proposals, Task
 
 Floats = NDArray[np.float64]
 
@@ -41,9 +42,7 @@ class SurrogateSearch:
     """Rounds of predicted fronts; every round is asked in batches of any size."""
 
     def __init__(self, task: Task, round_size: int | None = None) -> None:
-        self._prices: dict[Architecture, Price] = {}
-        self._price = task.price
-        self._task = replace(task, price=self._priced) if task.price else task
+        self._task = replace(task, price=cache(task.price)) if task.price else task
         self._rng, self._proposals = np.random.default_rng(task.seed), Proposals()
         self._affordable = Affordable(self._task)
         self._round_size = round_size or int(np.clip(task.trials // 24, 2, 10))
@@ -53,12 +52,6 @@ class SurrogateSearch:
         self._queue: list[Architecture] = []
         self._waiting: list[Architecture] = []
         self._round = 0
-
-    def _priced(self, candidate: Architecture) -> Price:
-        assert self._price is not None
-        if candidate not in self._prices:
-            self._prices[candidate] = self._price(candidate)
-        return self._prices[candidate]
 
     def ask(self, n: int) -> list[Architecture]:
         """Up to `n` candidates of the current round."""
